@@ -1,0 +1,244 @@
+//! The command line. The one part of the library that reads the environment and uses the terminal.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+mod check_config;
+mod daemon;
+mod failure;
+mod flags;
+mod get;
+mod logging;
+mod output;
+mod progress;
+mod report;
+mod share;
+mod store_path;
+mod surroundings;
+
+use failure::{Exit, Failure};
+
+use crate::control::Client;
+
+const LONG_ABOUT: &str = "\
+A peer-to-peer binary cache for Nix.
+
+`peerix daemon` serves the NARs of this machine's Nix store to peers, and is a
+substituter for this machine's Nix at http://127.0.0.1:12304 that fetches from
+them. The other commands talk to the running daemon.";
+
+const EXAMPLES: &str = "\
+Examples:
+  On one machine, offer something that you built; its last word is a ticket:
+    peerix daemon &
+    peerix share ./result
+
+  On another machine, install it:
+    peerix daemon &
+    peerix get peerixaa...
+
+  Let Nix ask peerix for everything: in nix.conf
+    extra-substituters = http://127.0.0.1:12304
+
+Exit codes:
+  0  done
+  1  failed; one line on standard error says why and what to do
+  2  wrong usage
+  3  no daemon answers
+  4  a confirmation is needed: run it on a terminal, or with --yes
+  `peerix get` ends with Nix's own exit code once Nix was run.";
+
+/// A peer-to-peer binary cache for Nix
+#[derive(Debug, Parser)]
+#[command(name = "peerix", version, long_about = LONG_ABOUT, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve this machine's Nix store to peers, and peers' to this machine's Nix
+    Daemon(daemon::DaemonArgs),
+    /// Offer store paths with all that they need, and print a ticket for them
+    Share(share::ShareArgs),
+    /// Take back what was shared
+    Unshare(share::UnshareArgs),
+    /// List what was shared
+    Shared(DaemonChoice),
+    /// Print this machine's own ticket, for `--peer` on another one
+    Ticket(DaemonChoice),
+    /// Install store paths from peers
+    Get(get::GetArgs),
+    /// Tell how the daemon is
+    Status(DaemonChoice),
+    /// List the peers that the daemon knows
+    Peers(DaemonChoice),
+    /// Have the daemon look through the whole store now
+    Scan(DaemonChoice),
+    /// Check the configuration, and print each value with its origin
+    CheckConfig(check_config::CheckConfigArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    #[command(hide = true)]
+    Tracker(NotYet),
+    #[command(hide = true)]
+    Run(NotYet),
+    #[command(hide = true)]
+    Top(NotYet),
+    #[command(hide = true)]
+    Why(NotYet),
+    #[command(hide = true)]
+    Pause(NotYet),
+    #[command(hide = true)]
+    Key(NotYet),
+    #[command(hide = true)]
+    Verify(NotYet),
+    #[command(hide = true)]
+    Forget(NotYet),
+    #[command(hide = true)]
+    Store(NotYet),
+    #[command(hide = true)]
+    Doctor(NotYet),
+}
+
+/// Which daemon a command talks to, and how it answers.
+#[derive(Debug, Args)]
+struct DaemonChoice {
+    /// The daemon with this state directory [default: this user's daemon, then the system's]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+    /// Log more to standard error; RUST_LOG says precisely what
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl DaemonChoice {
+    async fn connect(&self) -> Result<Client, Failure> {
+        let surroundings = surroundings::read();
+        let variable = surroundings.variable("PEERIX_STATE_DIR").map(PathBuf::from);
+        let state_dir = self.state_dir.clone().or(variable);
+        let state_dir = state_dir
+            .as_deref()
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(Failure::from)?;
+        Ok(Client::connect(&surroundings.control_sockets(state_dir.as_deref())).await?)
+    }
+}
+
+/// A command that a later build has, with whatever is given to it.
+#[derive(Debug, Args)]
+struct NotYet {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<OsString>,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let arguments = with_older_names(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; a closed pipe is no matter.
+            let _closed = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(Exit::Usage.code())
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+/// `peerix-iroh ...` is `peerix daemon ...`, `peerix-tracker ...` is `peerix tracker ...`.
+fn with_older_names(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments
+        .first()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .unwrap_or_default();
+    let command = match name.to_str() {
+        Some("peerix-iroh") => "daemon",
+        Some("peerix-tracker") => "tracker",
+        _ => return arguments,
+    };
+    arguments.insert(1, command.into());
+    arguments
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Daemon(args) => daemon::run(args),
+        Command::CheckConfig(args) => check_config::run(args),
+        Command::Completions { shell } => completions(shell),
+        Command::Share(args) => with_client(&args.daemon, share::share(&args)),
+        Command::Unshare(args) => with_client(&args.daemon, share::unshare(&args)),
+        Command::Shared(choice) => with_client(&choice, share::shared(&choice)),
+        Command::Ticket(choice) => with_client(&choice, share::ticket(&choice)),
+        Command::Get(args) => with_client(&args.daemon, get::get(&args)),
+        Command::Status(choice) => with_client(&choice, report::status(&choice)),
+        Command::Peers(choice) => with_client(&choice, report::peers(&choice)),
+        Command::Scan(choice) => with_client(&choice, report::scan(&choice)),
+        Command::Tracker(_) => not_yet("tracker"),
+        Command::Run(_) => not_yet("run"),
+        Command::Top(_) => not_yet("top"),
+        Command::Why(_) => not_yet("why"),
+        Command::Pause(_) => not_yet("pause"),
+        Command::Key(_) => not_yet("key"),
+        Command::Verify(_) => not_yet("verify"),
+        Command::Forget(_) => not_yet("forget"),
+        Command::Store(_) => not_yet("store"),
+        Command::Doctor(_) => not_yet("doctor"),
+    }
+}
+
+fn not_yet(command: &str) -> Result<Exit, Failure> {
+    let message =
+        format!("`peerix {command}` is not in this build yet: `peerix --help` lists what is");
+    Err(Failure::new(Exit::Usage, message))
+}
+
+/// Runs a command that talks to the daemon, on this thread.
+fn with_client(
+    choice: &DaemonChoice,
+    command: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    logging::start_client(choice.verbose);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(command);
+    // What still reads or writes then has nobody to do it for.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "peerix", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Flags of the daemon, made from the table of settings.
+
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+
+use crate::config::{
+    Given, Layer, Origin,
+    setting::{self, Availability, Kind, Setting},
+};
+
+/// What was given on the command line, as a layer of the configuration.
+#[derive(Debug, Default)]
+pub(super) struct SettingFlags(pub(super) Layer);
+
+impl clap::Args for SettingFlags {
+    fn augment_args(command: Command) -> Command {
+        setting::ALL
+            .iter()
+            .fold(command, |command, setting| command.arg(argument(setting)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut layer = Layer::default();
+        for setting in setting::ALL {
+            if matches.value_source(setting.flag) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            let values = matches
+                .get_many::<String>(setting.flag)
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect();
+            layer.set(
+                setting,
+                Given {
+                    values,
+                    origin: Origin::Flag,
+                },
+            );
+        }
+        Ok(SettingFlags(layer))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn argument(setting: &'static Setting) -> Arg {
+    let mut argument = Arg::new(setting.flag)
+        .long(setting.flag)
+        .help(help(setting))
+        .help_heading(setting.heading);
+    if let Some(short) = setting.short {
+        argument = argument.short(short);
+    }
+    match setting.kind {
+        // `--no-filter`, and `--no-filter=false` against a file that switches it on.
+        Kind::Switch => argument
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_name("true|false")
+            .hide_possible_values(true),
+        Kind::List => argument
+            .action(ArgAction::Append)
+            .value_name(setting.value_name),
+        _ => argument
+            .value_name(setting.value_name)
+            .allow_negative_numbers(true),
+    }
+    .hide(setting.availability != Availability::Built)
+}
+
+fn help(setting: &Setting) -> String {
+    match (setting.kind, setting.default) {
+        (Kind::Switch, _) | (_, "") => setting.help.to_owned(),
+        (_, default) => format!("{} [default: {default}]", setting.help),
+    }
+}

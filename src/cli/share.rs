@@ -1,0 +1,144 @@
+//! `peerix share`, `unshare`, `shared` and `ticket`.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use peerix_store::nix::StorePath;
+
+use super::{DaemonChoice, Exit, Failure, output, progress::Steps, store_path};
+use crate::control::{Client, ClientError, OperationError, Shared};
+
+const EXAMPLES: &str = "\
+Examples:
+  peerix share ./result
+      what you just built, and all that it needs at run time
+  peerix share $(which hello)
+  TICKET=$(peerix share --yes ./result | tail -n 1)
+
+The ticket is the last word of standard output. Whoever has it can fetch these paths from
+this machine while its daemon runs: `peerix get TICKET`. They are kept from Nix's garbage
+collector until `peerix unshare`.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ShareArgs {
+    /// Store paths, anything in them, or links to them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    /// Share also what no public cache has, without asking
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    pub(super) daemon: DaemonChoice,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnshareArgs {
+    /// Store paths that were shared, or links to them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    #[command(flatten)]
+    pub(super) daemon: DaemonChoice,
+}
+
+pub(super) async fn share(args: &ShareArgs) -> Result<Exit, Failure> {
+    let paths = resolve_all(&args.paths)?;
+    let client = args.daemon.connect().await?;
+    let shared = match ask_to_share(&client, &paths, args.yes).await {
+        Err(ClientError::Operation(OperationError::Unconfirmed { paths: private }))
+            if output::is_attended() =>
+        {
+            if !confirm(&private)? {
+                return Err(Failure::new(Exit::Unconfirmed, "nothing was shared"));
+            }
+            ask_to_share(&client, &paths, true).await?
+        }
+        other => other?,
+    };
+    if args.daemon.json {
+        output::json(&shared)?;
+    } else {
+        let (closure, bytes) = (
+            output::count(shared.closure_paths, "path"),
+            output::size(shared.closure_bytes),
+        );
+        output::hint(&format!(
+            "Shared {closure}, {bytes}. On another machine: peerix get TICKET, which is"
+        ));
+        output::line(&shared.ticket)?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn ask_to_share(
+    client: &Client,
+    paths: &[StorePath],
+    yes: bool,
+) -> Result<Shared, ClientError> {
+    let mut steps = Steps::default();
+    client.share(paths, yes, |step| steps.show(&step)).await
+}
+
+/// Paths that are shown before a person is asked about them.
+const SHOWN_PATHS: usize = 10;
+
+fn confirm(private: &[String]) -> Result<bool, Failure> {
+    output::hint("No public cache has signed these:");
+    for path in private.iter().take(SHOWN_PATHS) {
+        output::hint(&format!("  {path}"));
+    }
+    if private.len() > SHOWN_PATHS {
+        output::hint(&format!("  and {} more", private.len() - SHOWN_PATHS));
+    }
+    output::ask("Share them with whoever has the ticket?")
+}
+
+pub(super) async fn unshare(args: &UnshareArgs) -> Result<Exit, Failure> {
+    let paths = resolve_all(&args.paths)?;
+    args.daemon.connect().await?.unshare(&paths).await?;
+    if args.daemon.json {
+        output::json(
+            &paths
+                .iter()
+                .map(StorePath::to_absolute_path)
+                .collect::<Vec<_>>(),
+        )?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn shared(choice: &DaemonChoice) -> Result<Exit, Failure> {
+    let shared = choice.connect().await?.shared().await?;
+    if choice.json {
+        output::json(&shared)?;
+        return Ok(Exit::Done);
+    }
+    if shared.is_empty() {
+        output::hint("Nothing is shared. `peerix share PATH` shares something.");
+    }
+    for path in &shared {
+        let time = SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_secs(path.shared_at))
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let (time, closure) = (
+            humantime::format_rfc3339_seconds(time),
+            output::count(path.closure_paths, "path"),
+        );
+        output::line(&format!("{}  {time}  {closure}", path.store_path))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub(super) async fn ticket(choice: &DaemonChoice) -> Result<Exit, Failure> {
+    let ticket = choice.connect().await?.ticket().await?;
+    if choice.json {
+        output::json(&serde_json::json!({ "ticket": ticket }))?;
+    } else {
+        output::line(&ticket)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn resolve_all(texts: &[String]) -> Result<Vec<StorePath>, Failure> {
+    texts.iter().map(|text| store_path::resolve(text)).collect()
+}

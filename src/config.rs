@@ -1,0 +1,218 @@
+//! The configuration of the daemon: what it is, where each value may come from, which one wins.
+//!
+//! In rising order: defaults, `/etc/peerix/config.toml`, the user's file (or the one that
+//! `--config` names), `PEERIX_*` variables, flags. A value given higher up replaces the one below,
+//! lists included. Every setting is one entry of [`setting::ALL`]: its flag, its variable, its key
+//! in a file and its default all come from there.
+//!
+//! Nothing in here reads the environment or the home directory: the caller passes them as
+//! [`Surroundings`].
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use iroh::{EndpointAddr, RelayUrl};
+use peerix_store::{NixStore, nix::TrustedPublicKey};
+
+pub mod error;
+pub mod file;
+pub mod layer;
+pub mod places;
+mod resolve;
+pub mod setting;
+pub mod value;
+mod variables;
+
+pub use error::ConfigError;
+pub use layer::{Given, Layer, Origin};
+pub use places::Surroundings;
+
+/// How peers are reached and found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Whatever this build does best: iroh.
+    Auto,
+    /// iroh: direct connections, and relays where there are any.
+    Iroh,
+}
+
+/// Which relays help where no direct connection can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// iroh's public ones, with its DNS and pkarr.
+    Default,
+    /// None: no relay, no DNS, no pkarr.
+    Off,
+    /// These only.
+    Custom(Vec<RelayUrl>),
+}
+
+/// The daemon's configuration, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Port of the substituter on the loopback interface; 0 takes any free one.
+    pub http_port: u16,
+    /// Priority that `/nix-cache-info` tells Nix; lower is asked earlier.
+    pub priority: u32,
+    /// Longest time for a connection to a peer to come about.
+    pub timeout: Duration,
+    /// More to the log.
+    pub verbose: bool,
+    /// Where identity, index and downloads live.
+    pub state_dir: PathBuf,
+    /// The control socket, to be bound by the daemon.
+    pub control_socket: PathBuf,
+    /// Which Nix store is read.
+    pub store: NixStore,
+    /// `store` as it was written, in Nix's own terms (`auto`, `local?root=/srv/chroot`).
+    pub store_uri: String,
+    /// Peers known from the start.
+    pub peers: Vec<EndpointAddr>,
+    /// Keys whose signature makes a peer's narinfo good for this machine's Nix: those of
+    /// `nix.conf` and those configured here, without repetition.
+    pub trusted_public_keys: Vec<TrustedPublicKey>,
+    /// Keys of public caches: what they signed may be offered to any peer.
+    pub public_cache_keys: Vec<TrustedPublicKey>,
+    /// HTTP caches that Nix can fall back to; empty without one.
+    pub upstream_caches: Vec<String>,
+    /// Trackers to register with; empty without one, and always in this build.
+    pub trackers: Vec<String>,
+    /// How peers are reached.
+    pub mode: Mode,
+    /// Which relays are used.
+    pub relay: Relay,
+    /// Where iroh's socket binds; `None` is port 12306, or any free one where that is taken.
+    pub iroh_bind: Option<SocketAddr>,
+    /// Offer every path of the store, whoever signed it.
+    pub no_filter: bool,
+    /// Don't ask for signatures of what peers send.
+    pub no_verify: bool,
+    /// Accept `http://` for trackers and upstream caches.
+    pub allow_insecure_http: bool,
+    /// Upload limit over all peers in bytes a second, loopback and private addresses included.
+    /// `None` leaves the built-in policy, [`UNLIMITED`] lifts every limit.
+    pub upload_limit: Option<u64>,
+    /// Upload limit for each peer in bytes a second; as `upload_limit`.
+    pub upload_limit_per_peer: Option<u64>,
+    /// Time between two looks through the whole store; `None` never.
+    pub scan_interval: Option<Duration>,
+}
+
+/// The upload limit that is none, in bytes a second.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// Everything that a configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The system's file; need not exist.
+    pub system_file: Option<PathBuf>,
+    /// The user's file; need not exist.
+    pub user_file: Option<PathBuf>,
+    /// The file named by `--config` or `PEERIX_CONFIG`, in place of the user's; must exist.
+    pub named_file: Option<PathBuf>,
+    /// What was given on the command line.
+    pub flags: Layer,
+    /// Variables, home directory and user id.
+    pub surroundings: Surroundings,
+    /// `trusted-public-keys` of `nix.conf`.
+    pub nix_trusted_public_keys: Vec<TrustedPublicKey>,
+}
+
+impl Sources {
+    /// The usual files for these surroundings, and the given flags.
+    pub fn new(surroundings: Surroundings, flags: Layer) -> Self {
+        Sources {
+            system_file: Some(PathBuf::from(places::SYSTEM_CONFIG_FILE)),
+            user_file: surroundings.user_config_file(),
+            named_file: surroundings.variable("PEERIX_CONFIG").map(PathBuf::from),
+            flags,
+            surroundings,
+            nix_trusted_public_keys: Vec::new(),
+        }
+    }
+}
+
+/// One setting as it was resolved, for people to read.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shown {
+    /// The section in a file; empty for the top level.
+    pub section: String,
+    /// The key in that section.
+    pub key: String,
+    /// The value as text; lists have one entry each.
+    pub values: Vec<String>,
+    /// How a file writes it.
+    pub kind: setting::Kind,
+    /// Where the value came from.
+    pub origin: String,
+}
+
+/// A configuration, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The result.
+    pub config: Config,
+    /// Every setting with its origin, in the order of [`setting::ALL`].
+    pub shown: Vec<Shown>,
+    /// `PEERIX_*` variables that are no setting and were passed over.
+    pub ignored_variables: Vec<String>,
+}
+
+/// Puts all sources together.
+///
+/// # Errors
+/// [`ConfigError`], whose message is one line that names the place and says what to do.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut winners = Layer::default();
+    for file in [&sources.system_file, &sources.user_file] {
+        let is_replaced = sources.named_file.is_some() && file == &sources.user_file;
+        if let Some(path) = file.as_deref().filter(|_| !is_replaced)
+            && let Some(text) = read_if_there(path)?
+        {
+            winners.override_with(file::parse(path, &text)?);
+        }
+    }
+    if let Some(path) = &sources.named_file {
+        let text =
+            read_if_there(path)?.ok_or_else(|| ConfigError::MissingFile { path: path.clone() })?;
+        winners.override_with(file::parse(path, &text)?);
+    }
+    let (variables, ignored_variables) = variables::layer(&sources.surroundings)?;
+    winners.override_with(variables);
+    winners.override_with(sources.flags.clone());
+    let (config, shown) = resolve::resolve(&winners, sources)?;
+    Ok(Loaded {
+        config,
+        shown,
+        ignored_variables,
+    })
+}
+
+/// Longest configuration file that is read, in bytes: far above any that a person writes.
+const MAX_FILE_SIZE: u64 = 1 << 20;
+
+fn read_if_there(path: &Path) -> Result<Option<String>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+        Ok(metadata) if metadata.len() > MAX_FILE_SIZE => {
+            return Err(unreadable(std::io::Error::other("it is over 1 MiB long")));
+        }
+        Ok(_) => {}
+    }
+    std::fs::read_to_string(path).map(Some).map_err(unreadable)
+}
+
+/// Variables of a process by name; those that are not UTF-8 left out.
+pub type Variables = BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests;

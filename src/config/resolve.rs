@@ -1,0 +1,264 @@
+//! From what was given to the typed configuration.
+
+use std::{borrow::Cow, path::PathBuf};
+
+use peerix_store::nix::TrustedPublicKey;
+
+use super::{
+    Config, ConfigError, Given, Layer, Mode, Origin, Shown, Sources, file,
+    places::CONTROL_SOCKET_NAME,
+    setting::{self, Availability, Kind, Setting},
+    value,
+};
+use crate::ticket::PeerAddr;
+
+/// Resolves the winning values of all layers.
+pub(super) fn resolve(
+    winners: &Layer,
+    sources: &Sources,
+) -> Result<(Config, Vec<Shown>), ConfigError> {
+    for setting in setting::ALL {
+        refuse_what_cannot_be(setting, winners.get(setting))?;
+    }
+    let values = Values(winners);
+    let allow_insecure_http = values.one(&setting::ALLOW_INSECURE_HTTP, value::switch)?;
+    let (state_dir, state_dir_origin) = match winners.get(&setting::STATE_DIR) {
+        Some(_) => (values.one(&setting::STATE_DIR, absolute)?, None),
+        None => sources.surroundings.default_state_dir()?,
+    };
+    let config = Config {
+        http_port: values.one(&setting::PORT, value::number)?,
+        priority: values.one(&setting::PRIORITY, value::number)?,
+        timeout: values.one(&setting::TIMEOUT, positive_duration)?,
+        verbose: values.one(&setting::VERBOSE, value::switch)?,
+        control_socket: control_socket(winners, sources, &state_dir),
+        store: values.one(&setting::STORE, value::nix_store)?,
+        store_uri: values.one(&setting::STORE, |text| Ok(text.to_owned()))?,
+        peers: values.each(&setting::PEER, |text| {
+            text.parse::<PeerAddr>()
+                .map(|peer| peer.0)
+                .map_err(|error| error.to_string())
+        })?,
+        trusted_public_keys: without_repetition(
+            sources.nix_trusted_public_keys.iter().cloned(),
+            values.each(&setting::TRUSTED_PUBLIC_KEY, value::public_key)?,
+        ),
+        public_cache_keys: values.each(&setting::PUBLIC_CACHE_KEY, value::public_key)?,
+        upstream_caches: values.each(&setting::UPSTREAM_CACHE, |text| {
+            value::http_url(text, "Upstream cache", allow_insecure_http)
+        })?,
+        trackers: Vec::new(),
+        mode: values.one(&setting::MODE, mode)?,
+        relay: values.all(&setting::RELAY, value::relay)?,
+        iroh_bind: values.optional(&setting::IROH_BIND, |text| {
+            text.parse().map_err(|_| {
+                format!("`{text}` is not ADDR:PORT, such as 0.0.0.0:12306 or [::]:12306")
+            })
+        })?,
+        no_filter: values.one(&setting::NO_FILTER, value::switch)?,
+        no_verify: values.one(&setting::NO_VERIFY, value::switch)?,
+        allow_insecure_http,
+        upload_limit: values.optional(&setting::UPLOAD_LIMIT, value::rate)?,
+        upload_limit_per_peer: values.optional(&setting::UPLOAD_LIMIT_PER_PEER, value::rate)?,
+        scan_interval: values.one(&setting::SCAN_INTERVAL, value::duration)?.into(),
+        state_dir,
+    };
+    let config = Config {
+        scan_interval: config.scan_interval.filter(|interval| !interval.is_zero()),
+        ..config
+    };
+    let shown = setting::ALL
+        .iter()
+        .map(|setting| show(setting, winners, &config, state_dir_origin))
+        .collect();
+    Ok((config, shown))
+}
+
+fn refuse_what_cannot_be(setting: &Setting, given: Option<&Given>) -> Result<(), ConfigError> {
+    let Some(given) = given else { return Ok(()) };
+    let is_choice = |text: &String| {
+        setting.choices.is_empty()
+            || value::is_off(text)
+            || setting.choices.contains(&text.as_str())
+    };
+    if let Some(wrong) = given.values.iter().find(|text| !is_choice(text)) {
+        let reason = format!("`{wrong}` is not one of {}", setting.choices.join(", "));
+        return Err(ConfigError::Value {
+            place: given.place(setting),
+            reason,
+        });
+    }
+    let Availability::NotYet { feature, inert } = setting.availability else {
+        return Ok(());
+    };
+    if given
+        .values
+        .iter()
+        .all(|text| value::is_off(text) || inert.contains(&text.as_str()))
+    {
+        return Ok(());
+    }
+    let off = match setting.kind {
+        Kind::Switch => " or set it to false".to_owned(),
+        Kind::Number => inert
+            .first()
+            .map(|value| format!(" or set it to {value}"))
+            .unwrap_or_default(),
+        _ => format!(" or set it to `{}`", inert.first().unwrap_or(&"none")),
+    };
+    Err(ConfigError::NotYet {
+        place: given.place(setting),
+        feature,
+        alternative: off,
+    })
+}
+
+/// Typed access to the winning values.
+struct Values<'a>(&'a Layer);
+
+impl Values<'_> {
+    fn given(&self, setting: &Setting) -> Cow<'_, Given> {
+        let default = || Given {
+            values: Some(setting.default)
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
+            origin: Origin::Default,
+        };
+        self.0
+            .get(setting)
+            .map_or_else(|| Cow::Owned(default()), Cow::Borrowed)
+    }
+
+    fn all<T>(
+        &self,
+        setting: &Setting,
+        parse: impl Fn(&[String]) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let given = self.given(setting);
+        parse(&given.values).map_err(|reason| ConfigError::Value {
+            place: given.place(setting),
+            reason,
+        })
+    }
+
+    fn one<T>(
+        &self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        self.all(setting, |values| match values {
+            [one] => parse(one),
+            _ => Err("expected one value".to_owned()),
+        })
+    }
+
+    fn optional<T>(
+        &self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.all(setting, |values| {
+            values.first().map(|text| parse(text)).transpose()
+        })
+    }
+
+    /// A list, empty where one of the words that mean nothing stands alone.
+    fn each<T>(
+        &self,
+        setting: &Setting,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        self.all(setting, |values| match values {
+            [one] if value::is_off(one) => Ok(Vec::new()),
+            _ => values.iter().map(|text| parse(text)).collect(),
+        })
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "auto" => Ok(Mode::Auto),
+        "iroh" => Ok(Mode::Iroh),
+        _ => Err(format!("`{text}` is not a mode: use auto or iroh")),
+    }
+}
+
+fn positive_duration(text: &str) -> Result<std::time::Duration, String> {
+    let duration = value::duration(text)?;
+    if duration.is_zero() {
+        Err("a timeout of 0 would fail every connection".to_owned())
+    } else {
+        Ok(duration)
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("the state directory's path is empty".to_owned());
+    }
+    std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))
+}
+
+/// In the state directory if a flag or variable gave that, since commands can be given it too.
+fn control_socket(winners: &Layer, sources: &Sources, state_dir: &std::path::Path) -> PathBuf {
+    match winners.get(&setting::STATE_DIR).map(|given| &given.origin) {
+        Some(Origin::Flag | Origin::Variable(_)) => state_dir.join(CONTROL_SOCKET_NAME),
+        _ => sources.surroundings.control_socket(state_dir),
+    }
+}
+
+fn without_repetition(
+    first: impl Iterator<Item = TrustedPublicKey>,
+    second: Vec<TrustedPublicKey>,
+) -> Vec<TrustedPublicKey> {
+    let mut keys: Vec<TrustedPublicKey> = Vec::new();
+    for key in first.chain(second) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+fn show(
+    setting: &Setting,
+    winners: &Layer,
+    config: &Config,
+    state_dir_origin: Option<&str>,
+) -> Shown {
+    let given = Values(winners).given(setting).into_owned();
+    let mut shown = Shown {
+        section: setting.section.to_owned(),
+        key: setting.key.to_owned(),
+        values: given.values,
+        kind: setting.kind,
+        origin: given.origin.to_string(),
+    };
+    if std::ptr::eq(setting, &setting::STORE) {
+        // As the section spells it, since a file can't have both.
+        (shown.section, shown.key) = (
+            file::STORE_IN_SECTION.0.to_owned(),
+            file::STORE_IN_SECTION.1.to_owned(),
+        );
+    }
+    if std::ptr::eq(setting, &setting::STATE_DIR) {
+        shown.values = vec![config.state_dir.display().to_string()];
+        if let Some(variable) = state_dir_origin {
+            shown.origin = Origin::Variable(variable.to_owned()).to_string();
+        }
+    }
+    if std::ptr::eq(setting, &setting::TRUSTED_PUBLIC_KEY) {
+        shown.origin = match given.origin {
+            Origin::Default => "nix.conf".to_owned(),
+            other => format!("nix.conf and {other}"),
+        };
+        shown.values = config
+            .trusted_public_keys
+            .iter()
+            .map(value::show_public_key)
+            .collect();
+    }
+    shown
+}

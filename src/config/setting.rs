@@ -1,0 +1,200 @@
+//! The table of settings: one entry each, from which flags, variables, keys and help follow.
+
+/// What kind of value a setting takes, as a file writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A whole number.
+    Number,
+    /// A number of seconds, or a string such as `10min`.
+    Duration,
+    /// A string such as `5MB`, or a number of bytes.
+    Size,
+    /// True or false.
+    Switch,
+    /// Strings.
+    List,
+}
+
+/// Whether this build has what the setting asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// It has.
+    Built,
+    /// It has not: only the values that change nothing are accepted.
+    NotYet {
+        /// The feature, as a message names it.
+        feature: &'static str,
+        /// Values that switch it off or leave it as it is; empty lists and `none`, `off` and
+        /// `false` always do.
+        inert: &'static [&'static str],
+    },
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// The flag without its dashes; `PEERIX_` and its upper case is the variable.
+    pub flag: &'static str,
+    /// Short flag.
+    pub short: Option<char>,
+    /// Section of a file; empty for the top level.
+    pub section: &'static str,
+    /// Key in a file.
+    pub key: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The words it takes, where only certain ones make sense; empty for any value.
+    pub choices: &'static [&'static str],
+    /// Default, as a flag would write it; empty for none.
+    pub default: &'static str,
+    /// What stands for the value in help.
+    pub value_name: &'static str,
+    /// Heading in help.
+    pub heading: &'static str,
+    /// One or two sentences for help.
+    pub help: &'static str,
+    /// Whether it is built.
+    pub availability: Availability,
+}
+
+impl Setting {
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!(
+            "PEERIX_{}",
+            self.flag.to_ascii_uppercase().replace('-', "_")
+        )
+    }
+}
+
+const SERVING: &str = "Serving Nix";
+const PEERS: &str = "Peers";
+const TRUST: &str = "Trust and offering";
+const LIMITS: &str = "Limits";
+const PLACES: &str = "Store and state";
+
+const BASE: Setting = Setting {
+    flag: "",
+    short: None,
+    section: "",
+    key: "",
+    kind: Kind::Text,
+    choices: &[],
+    default: "",
+    value_name: "",
+    heading: "",
+    help: "",
+    availability: Availability::Built,
+};
+
+const fn not_yet(feature: &'static str, inert: &'static [&'static str]) -> Availability {
+    Availability::NotYet { feature, inert }
+}
+
+macro_rules! settings {
+    ($($name:ident { $($field:ident: $value:expr),+ $(,)? })+) => {
+        $(
+            #[doc = concat!("The setting `", stringify!($name), "`.")]
+            pub static $name: Setting = Setting { $($field: $value,)+ ..BASE };
+        )+
+        /// Every setting, in the order in which help and `check-config` show them.
+        pub static ALL: &[&Setting] = &[$(&$name),+];
+    };
+}
+
+settings! {
+    PORT { flag: "port", short: Some('p'), section: "server", key: "port", kind: Kind::Number, default: "12304",
+        value_name: "PORT", heading: SERVING,
+        help: "Port of the substituter on 127.0.0.1; 0 takes any free one" }
+    PRIORITY { flag: "priority", section: "server", key: "priority", kind: Kind::Number, default: "5",
+        value_name: "N", heading: SERVING,
+        help: "Priority that Nix is told: lower is asked earlier (cache.nixos.org has 40)" }
+    TIMEOUT { flag: "timeout", section: "server", key: "timeout", kind: Kind::Duration, default: "10",
+        value_name: "SECONDS", heading: SERVING,
+        help: "Longest time that connecting to a peer may take" }
+    VERBOSE { flag: "verbose", short: Some('v'), section: "server", key: "verbose", kind: Kind::Switch, default: "false",
+        heading: SERVING, help: "Log more; RUST_LOG says precisely what" }
+    PEER { flag: "peer", key: "peers", kind: Kind::List, value_name: "TICKET", heading: PEERS,
+        help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
+    MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,
+        help: "How peers are reached; `auto` is iroh",
+        availability: not_yet("LAN mode", &["auto", "iroh"]) }
+    RELAY { flag: "relay", key: "relays", kind: Kind::List, default: "default", value_name: "default|off|URL",
+        heading: PEERS,
+        help: "Relays for peers that can't reach each other directly; `off`: none, and no DNS and pkarr either (repeatable)" }
+    IROH_BIND { flag: "iroh-bind", key: "iroh_bind", value_name: "ADDR:PORT", heading: PEERS,
+        help: "Where iroh's UDP socket binds [default: port 12306, any free one where that is taken]" }
+    LAN_DISCOVERY { flag: "lan-discovery", key: "lan_discovery", kind: Kind::Switch, default: "false", heading: PEERS,
+        help: "Find peers on the local network beside iroh", availability: not_yet("LAN discovery", &[]) }
+    TRACKER { flag: "tracker", short: Some('t'), section: "tracker", key: "url", kind: Kind::List,
+        value_name: "URL|none", heading: PEERS, help: "A tracker; `none`: without one (repeatable)",
+        availability: not_yet("a tracker", &[]) }
+    PEER_ID { flag: "peer-id", section: "tracker", key: "peer_id", value_name: "NAME", heading: PEERS,
+        help: "The name under which a tracker lists this machine",
+        availability: not_yet("a tracker", &[]) }
+    SWARM { flag: "swarm", key: "swarm", default: "public", value_name: "NAME", heading: PEERS,
+        help: "The swarm to take part in", availability: not_yet("swarms by name", &["public"]) }
+    SWARM_SECRET_FILE { flag: "swarm-secret-file", key: "swarm_secret_file", value_name: "FILE", heading: PEERS,
+        help: "The secret of a private swarm", availability: not_yet("private swarms", &[]) }
+    ANNOUNCE { flag: "announce", key: "announce", value_name: "all|shared|none", choices: &["all", "shared", "none"], heading: PEERS,
+        help: "What is announced to the swarm", availability: not_yet("announcing", &[]) }
+    TRUSTED_PUBLIC_KEY { flag: "trusted-public-key", key: "trusted_public_keys", kind: Kind::List,
+        value_name: "NAME:KEY", heading: TRUST,
+        help: "A key whose signature is trusted, beside those of nix.conf (repeatable)" }
+    PUBLIC_CACHE_KEY { flag: "public-cache-key", key: "public_cache_keys", kind: Kind::List,
+        default: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        value_name: "NAME:KEY", heading: TRUST,
+        help: "Paths signed by this key are public and offered to peers (repeatable)" }
+    PRIVATE_KEY { flag: "private-key", section: "signing", key: "private_key", value_name: "FILE", heading: TRUST,
+        help: "Sign what is offered with this key", availability: not_yet("signing", &[]) }
+    FILTER_MODE { flag: "filter-mode", section: "store", key: "filter_mode", default: "nixpkgs",
+        value_name: "nixpkgs|rules", choices: &["nixpkgs", "rules"], heading: TRUST,
+        help: "What is offered: `nixpkgs`: paths that a public cache signed",
+        availability: not_yet("filtering by rules", &["nixpkgs"]) }
+    FILTER_PATTERN { flag: "filter-pattern", section: "store", key: "filter_patterns", kind: Kind::List,
+        value_name: "GLOB", heading: TRUST, help: "Names not to offer (repeatable)",
+        availability: not_yet("filtering by rules", &[]) }
+    FILTER_CONCURRENCY { flag: "filter-concurrency", section: "store", key: "filter_concurrency", kind: Kind::Number,
+        default: "10", value_name: "N", heading: TRUST,
+        help: "How many paths are looked up upstream at once",
+        availability: not_yet("asking the upstream whether a path is public", &["10"]) }
+    NO_FILTER { flag: "no-filter", section: "store", key: "no_filter", kind: Kind::Switch, default: "false",
+        heading: TRUST, help: "Offer every path of the store, private ones too" }
+    NO_VERIFY { flag: "no-verify", section: "store", key: "no_verify", kind: Kind::Switch, default: "false",
+        heading: TRUST, help: "Don't check signatures of what peers send (Nix still does)" }
+    UPSTREAM_CACHE { flag: "upstream-cache", section: "store", key: "upstream_cache", kind: Kind::List,
+        default: "https://cache.nixos.org", value_name: "URL|none", heading: TRUST,
+        help: "The HTTP cache that Nix has besides; `none`: without one (repeatable)" }
+    PROXY_UPSTREAM { flag: "proxy-upstream", key: "proxy_upstream", kind: Kind::Switch, default: "false", heading: TRUST,
+        help: "Pass the upstream's paths on where no peer has them",
+        availability: not_yet("passing the upstream on", &[]) }
+    ALLOW_INSECURE_HTTP { flag: "allow-insecure-http", section: "security", key: "allow_insecure_http",
+        kind: Kind::Switch, default: "false", heading: TRUST,
+        help: "Accept http:// for trackers and upstream caches" }
+    UPLOAD_LIMIT { flag: "upload-limit", key: "upload_limit", kind: Kind::Size, value_name: "RATE|none", heading: LIMITS,
+        help: "Upload to all peers together; `5MB` is 5,000,000 bytes a second [default: 10MB to public addresses, none to private ones]" }
+    UPLOAD_LIMIT_PER_PEER { flag: "upload-limit-per-peer", key: "upload_limit_per_peer", kind: Kind::Size,
+        value_name: "RATE|none", heading: LIMITS, help: "Upload to each peer" }
+    QUOTA_PER_DAY { flag: "quota-per-day", key: "quota_per_day", kind: Kind::Size, value_name: "SIZE|none",
+        heading: LIMITS, help: "Upload in a day", availability: not_yet("an upload quota", &[]) }
+    QUOTA_PER_MONTH { flag: "quota-per-month", key: "quota_per_month", kind: Kind::Size, value_name: "SIZE|none",
+        heading: LIMITS, help: "Upload in a month", availability: not_yet("an upload quota", &[]) }
+    UPLOAD_WHEN { flag: "upload-when", key: "upload_when", default: "always", value_name: "always|unmetered|never", choices: &["always", "unmetered", "never"],
+        heading: LIMITS, help: "When to upload",
+        availability: not_yet("choosing when to upload", &["always"]) }
+    BLOB_QUOTA { flag: "blob-quota", key: "blob_quota", kind: Kind::Size, value_name: "SIZE|none", heading: LIMITS,
+        help: "Disk space for downloaded NARs", availability: not_yet("a quota for downloaded NARs", &[]) }
+    WIRE_COMPRESSION { flag: "wire-compression", key: "wire_compression", default: "auto", value_name: "auto|off|1..19",
+        heading: LIMITS, help: "Compression between peers",
+        availability: not_yet("compression between peers", &["auto"]) }
+    STORE { flag: "store", key: "store", default: "auto", value_name: "auto|local|local?root=DIR", heading: PLACES,
+        help: "Which Nix store; a store under DIR keeps its logical /nix/store" }
+    STATE_DIR { flag: "state-dir", key: "state_dir", value_name: "DIR", heading: PLACES,
+        help: "Where identity, index and downloads live [default: $STATE_DIRECTORY, /var/lib/peerix for root, else ~/.local/state/peerix]" }
+    SCAN_INTERVAL { flag: "scan-interval", section: "store", key: "scan_interval", kind: Kind::Duration,
+        default: "3600", value_name: "SECONDS", heading: PLACES,
+        help: "Time between two looks through the whole store; 0 never" }
+}

@@ -1,0 +1,192 @@
+//! How values are written: sizes, rates, durations, switches, stores, URLs, keys.
+//!
+//! Every parser returns what is wrong and what would be right, for a message that begins with the
+//! place of the value.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use iroh::RelayUrl;
+use peerix_store::{NixStore, nix::TrustedPublicKey};
+
+use super::{Relay, UNLIMITED};
+
+/// Whether `text` is one of the words that switch a feature off.
+pub fn is_off(text: &str) -> bool {
+    matches!(text, "none" | "off" | "false" | "")
+}
+
+/// `true` or `false`, as files, variables and flags write it.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+/// A whole number up to what `T` holds.
+pub fn number<T: std::str::FromStr + Bounded>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a whole number from 0 to {}", T::MAX))
+}
+
+/// A number type with a largest value.
+pub trait Bounded {
+    /// The largest value.
+    const MAX: u64;
+}
+
+impl Bounded for u16 {
+    const MAX: u64 = u16::MAX as u64;
+}
+
+impl Bounded for u32 {
+    const MAX: u64 = u32::MAX as u64;
+}
+
+/// A size in bytes: `5MB` and `5M` are 5,000,000, `5MiB` is 5,242,880, a bare number is bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("`{text}` is not a size: write it as 500kB, 5MB, 5MiB or a number of bytes");
+    let size: ByteSize = text.trim().parse().map_err(|_| wrong())?;
+    // bytesize saturates where a size does not fit.
+    if size.as_u64() == u64::MAX {
+        Err(format!("`{text}` is too large"))
+    } else {
+        Ok(size.as_u64())
+    }
+}
+
+/// A rate in bytes a second, written as a size; `/s` may follow. `none` is [`UNLIMITED`].
+pub fn rate(text: &str) -> Result<u64, String> {
+    if is_off(text) {
+        return Ok(UNLIMITED);
+    }
+    let rate = size(text.trim().trim_end_matches("/s")).map_err(|_| {
+        format!("`{text}` is not a rate: write it as 500kB, 5MB or 5MiB (a second), or none")
+    })?;
+    if rate == 0 {
+        Err("a rate of 0 would send nothing: write `none` for no limit".to_owned())
+    } else {
+        Ok(rate)
+    }
+}
+
+/// Longest duration that is accepted: ten years.
+const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A duration: a number of seconds, or `90s`, `10min`, `1h 30min`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    let duration = parsed.ok_or_else(|| {
+        format!("`{text}` is not a duration: write it as 10, 2.5, 90s, 10min or 1h")
+    })?;
+    if duration > MAX_DURATION {
+        Err(format!("`{text}` is longer than ten years"))
+    } else {
+        Ok(duration)
+    }
+}
+
+/// Which Nix store, in Nix's own terms.
+pub fn nix_store(text: &str) -> Result<NixStore, String> {
+    let not_yet = |what: &str| {
+        Err(format!(
+            "`{text}`: reading the store through {what} is not in this build yet: use auto, local or local?root=DIR"
+        ))
+    };
+    match text {
+        "auto" => return Ok(NixStore::Auto),
+        "local" => return Ok(NixStore::Local { root: None }),
+        "daemon" => return not_yet("Nix's daemon"),
+        _ if text.starts_with("unix://") => return not_yet("a daemon's socket"),
+        _ => {}
+    }
+    let root = text
+        .strip_prefix("local?root=")
+        .or_else(|| text.strip_prefix("local://?root="));
+    match root.map(percent_decode) {
+        Some(Some(root)) if root.is_absolute() => Ok(NixStore::Local { root: Some(root) }),
+        Some(_) => Err(format!("`{text}`: the root must be an absolute path")),
+        None => Err(format!(
+            "`{text}` is not a store: use auto, local or local?root=DIR"
+        )),
+    }
+}
+
+/// Decodes `%41` as Nix does in store URIs; `None` if a `%` is not followed by two digits.
+fn percent_decode(text: &str) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let pair = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&pair).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+/// The URL of a cache or tracker, which has to be HTTPS unless insecure ones were allowed.
+pub fn http_url(text: &str, what: &str, allow_insecure_http: bool) -> Result<String, String> {
+    let url =
+        reqwest::Url::parse(text).map_err(|error| format!("`{text}` is not a URL: {error}"))?;
+    if url.host_str().is_none() || !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("`{text}` is not an https:// URL"));
+    }
+    if url.scheme() == "http" && !allow_insecure_http {
+        return Err(format!(
+            "{what} URL must use HTTPS: {text} (--allow-insecure-http accepts it)"
+        ));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Reads a public key as `nix.conf` writes it.
+pub fn public_key(text: &str) -> Result<TrustedPublicKey, String> {
+    TrustedPublicKey::parse(text).map_err(|error| {
+        format!("`{text}` is not a public key (NAME:BASE64, as in nix.conf): {error}")
+    })
+}
+
+/// A public key as `nix.conf` writes it.
+pub fn show_public_key(key: &TrustedPublicKey) -> String {
+    let bytes = data_encoding::BASE64.encode(key.key.as_bytes());
+    format!("{}:{bytes}", key.name)
+}
+
+/// Relays: `default`, `off`, or URLs.
+pub fn relay(values: &[String]) -> Result<Relay, String> {
+    match values {
+        [] => return Ok(Relay::Default),
+        [one] if one == "default" => return Ok(Relay::Default),
+        [one] if is_off(one) => return Ok(Relay::Off),
+        _ => {}
+    }
+    let urls = values.iter().map(|text| {
+        if text == "default" || is_off(text) {
+            return Err(format!("`{text}` can't be combined with other relays"));
+        }
+        let url: RelayUrl = text
+            .parse()
+            .map_err(|error| format!("`{text}` is not the URL of a relay: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(format!(
+                "`{text}` is not the URL of a relay: write https://HOST, default or off"
+            ));
+        }
+        Ok(url)
+    });
+    Ok(Relay::Custom(urls.collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests;

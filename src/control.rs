@@ -1,0 +1,202 @@
+//! The control socket: what the command line asks of a running daemon.
+//!
+//! HTTP over a unix socket; answers are JSON, and for what takes long one JSON value a line:
+//! `{"progress": ...}` any number of times, then `{"done": ...}` or `{"error": ...}`. Who may ask
+//! for what is decided by the credentials that the kernel gives for the other side.
+
+use std::net::SocketAddr;
+
+use futures_util::future::BoxFuture;
+use iroh::EndpointAddr;
+use peerix_store::nix::StorePath;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+pub mod client;
+pub mod credentials;
+mod server;
+pub mod socket;
+
+pub use client::{Client, ClientError};
+pub use server::serve;
+pub use socket::{ControlSocket, SocketError};
+
+/// What a daemon does for its control socket.
+///
+/// Futures may be dropped at any point when the asking side goes away; what must not stay half
+/// done has to run in a task of its own.
+pub trait Operations: Send + Sync + 'static {
+    /// What `GET /status` of the substituter tells.
+    fn status(&self) -> BoxFuture<'_, serde_json::Value>;
+    /// What `GET /peers` of the substituter tells.
+    fn peers(&self) -> BoxFuture<'_, serde_json::Value>;
+    /// What was shared by hand.
+    fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>>;
+    /// This endpoint's own ticket, without paths.
+    fn ticket(&self) -> BoxFuture<'_, String>;
+    /// Shares `paths` with their closures. `yes`: also what no public cache signed.
+    fn share(
+        &self,
+        paths: Vec<StorePath>,
+        yes: bool,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<Shared, OperationError>>;
+    /// Takes `paths` back.
+    fn unshare(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<(), OperationError>>;
+    /// Makes a peer known, for as long as the daemon runs.
+    fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>>;
+    /// Looks through the whole store.
+    fn scan(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<ScanSummary, OperationError>>;
+    /// Where the substituter listens.
+    fn http_address(&self) -> SocketAddr;
+    /// The Nix store that the daemon reads, as its configuration names it.
+    fn store_uri(&self) -> String {
+        "auto".to_owned()
+    }
+}
+
+/// How far an operation is.
+///
+/// Sent with `try_send`: who doesn't read misses some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "step")]
+pub enum Progress {
+    /// NARs are being hashed.
+    Hashing {
+        /// Paths that are done.
+        paths_done: u64,
+        /// Paths in all.
+        paths_total: u64,
+        /// Bytes of NARs that are done.
+        bytes_done: u64,
+        /// Bytes of NARs in all.
+        bytes_total: u64,
+    },
+    /// The store is being looked through.
+    Scanning {
+        /// Paths seen so far.
+        paths: u64,
+    },
+}
+
+/// A path that was shared by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedPath {
+    /// The absolute store path.
+    pub store_path: String,
+    /// When, in seconds since 1970.
+    pub shared_at: u64,
+    /// Paths in its closure, itself included.
+    pub closure_paths: u64,
+}
+
+/// The outcome of sharing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shared {
+    /// Where to get it: this endpoint and the paths.
+    pub ticket: String,
+    /// The absolute store paths that were shared.
+    pub paths: Vec<String>,
+    /// Paths in their closures.
+    pub closure_paths: u64,
+    /// Bytes of the closures' NARs.
+    pub closure_bytes: u64,
+}
+
+/// What a look through the store found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanSummary {
+    /// Valid paths.
+    pub paths: u64,
+    /// Paths that may be offered to peers.
+    pub offered: u64,
+}
+
+/// Why an operation was not done; nothing of it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[non_exhaustive]
+pub enum OperationError {
+    /// Sharing these needs somebody's word.
+    #[error(
+        "{}: share {} with --yes if whoever has the ticket may read {}",
+        unsigned(paths),
+        it_or_them(paths),
+        it_or_them(paths)
+    )]
+    Unconfirmed {
+        /// The absolute store paths in question.
+        paths: Vec<String>,
+    },
+    /// The request makes no sense, or not here.
+    #[error("{message}")]
+    Refused {
+        /// One line for a person.
+        message: String,
+    },
+    /// Something failed on the daemon's side.
+    #[error("{message}")]
+    Failed {
+        /// One line for a person.
+        message: String,
+    },
+}
+
+fn unsigned(paths: &[String]) -> String {
+    match paths {
+        [one] => format!("{one} is signed by no public cache"),
+        _ => format!(
+            "{} paths of the closure are signed by no public cache",
+            paths.len()
+        ),
+    }
+}
+
+fn it_or_them(paths: &[String]) -> &'static str {
+    if paths.len() == 1 { "it" } else { "them" }
+}
+
+/// What a client learns about the daemon before it asks for more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonInfo {
+    /// Where the substituter listens.
+    pub http_address: SocketAddr,
+    /// The Nix store that the daemon reads.
+    pub store_uri: String,
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process id.
+    pub process_id: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ShareRequest {
+    paths: Vec<String>,
+    yes: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct UnshareRequest {
+    paths: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AddPeerRequest {
+    /// A ticket, or `ID@ADDR:PORT`.
+    peer: String,
+}
+
+/// One line of a streamed answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line<T> {
+    Progress(Progress),
+    Done(T),
+    Error(OperationError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,176 @@
+//! The daemon: one owner for every task, started in order and stopped in reverse.
+
+mod node;
+
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use iroh::{address_lookup::MemoryLookup, protocol::Router};
+use peerix_store::Store;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::node::{Node, Parts};
+use crate::{
+    config::Config,
+    control::{self, ControlSocket},
+    http::{self, HttpState},
+    limits,
+    lookup::Lookup,
+    metrics::Metrics,
+    offer::OfferPolicy,
+    peer::{
+        self, lookup_server::LookupServer, peers::Peers, provider::Provider, rate::UploadLimits,
+    },
+    share,
+    state_dir::StateDir,
+    transfer::Transfers,
+    trust::Trust,
+};
+
+/// How long the servers may take to finish what they are in the middle of.
+const SERVERS_GRACE: Duration = Duration::from_secs(6);
+
+/// Runs the daemon until `stop` is cancelled, then ends everything within ten seconds.
+///
+/// # Errors
+/// Whatever keeps it from starting, in one line that says what to do; nothing is left running.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    // A port in use is told before anything is touched.
+    let listener = listen(config.http_port).await?;
+    let http_address = listener.local_addr()?;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let secret_key = state_dir.secret_key()?;
+    let socket = ControlSocket::bind(&config.control_socket)?;
+    let store_config = peerix_store::Config::new(&config.state_dir, config.store.clone());
+    let store = Store::open(store_config).await?;
+    if let peerix_store::DatabaseStatus::Absent { path, reason } = store.database_status() {
+        tracing::warn!(
+            "no Nix database at {} ({reason}): serving what is fetched; one that appears is taken up",
+            path.display()
+        );
+    }
+    if config.no_verify {
+        tracing::warn!("signatures of what peers send are not checked (no_verify)");
+    }
+
+    let metrics = Arc::new(Metrics::new());
+    let known = MemoryLookup::new();
+    let endpoint =
+        peer::endpoint::bind(secret_key, &config.relay, config.iroh_bind, known.clone()).await?;
+    let offer = Arc::new(OfferPolicy::new(
+        config.public_cache_keys.clone(),
+        config.no_filter,
+    ));
+    let peers = Peers::new(endpoint.clone(), known, config.timeout, metrics.clone());
+    let lookup = Lookup::new(
+        store.clone(),
+        peers.clone(),
+        Trust::new(config.trusted_public_keys.clone(), config.no_verify),
+        metrics.clone(),
+        !config.upstream_caches.is_empty(),
+    );
+    let transfers = Transfers::new(
+        store.clone(),
+        peers.clone(),
+        lookup.clone(),
+        metrics.clone(),
+    );
+    let router = router(&config, &endpoint, &store, &offer, &peers, &metrics);
+    for peer in &config.peers {
+        peers.add(peer.clone());
+    }
+
+    let node = Arc::new(Node::new(Parts {
+        http_address,
+        store_uri: config.store_uri.clone(),
+        store: store.clone(),
+        endpoint,
+        peers: peers.clone(),
+        lookup,
+        transfers: transfers.clone(),
+        offer,
+        metrics: metrics.clone(),
+        roots: share::gc_roots(&store, config.state_dir.clone(), config.store_uri.clone()),
+    }));
+    let tasks = TaskTracker::new();
+    let state = HttpState::new(node.clone(), metrics, node.clone(), config.priority);
+    let serving = http::serve(listener, state, stop.clone());
+    let ended = stop.clone();
+    tasks.spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the HTTP server ended");
+            ended.cancel();
+        }
+    });
+    let controlling = control::serve(socket, node.clone(), stop.clone());
+    tasks.spawn(async move {
+        if let Err(error) = controlling.await {
+            tracing::error!(%error, "the control socket ended");
+        }
+    });
+    tasks.spawn(
+        node.clone()
+            .scan_now_and_then(config.scan_interval, stop.clone()),
+    );
+
+    state_dir.publish_http_address(http_address)?;
+    announce_ready(http_address, &node);
+    stop.cancelled().await;
+
+    // Transfers end first: their readers' connections are cut, and the servers can finish.
+    tasks.close();
+    transfers.shutdown().await;
+    let _ = timeout(SERVERS_GRACE, tasks.wait()).await;
+    peers.shutdown().await;
+    let _ = timeout(limits::CLOSE_TIMEOUT, router.shutdown()).await;
+    store.shutdown().await;
+    state_dir.withdraw_http_address()?;
+    Ok(())
+}
+
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .with_context(|| {
+            format!("cannot listen on 127.0.0.1:{port}; is peerix running already? --port chooses another")
+        })
+}
+
+fn router(
+    config: &Config,
+    endpoint: &iroh::Endpoint,
+    store: &Store,
+    offer: &Arc<OfferPolicy>,
+    peers: &Peers,
+    metrics: &Arc<Metrics>,
+) -> Router {
+    let upload = Arc::new(UploadLimits::new(
+        config.upload_limit,
+        config.upload_limit_per_peer,
+    ));
+    let counting = peers.clone();
+    let provider = Provider::new(
+        store.clone(),
+        offer.clone(),
+        upload,
+        metrics.clone(),
+        move |id, bytes| counting.sent(id, bytes),
+    );
+    let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone());
+    Router::builder(endpoint.clone())
+        .accept(iroh_blobs::ALPN, provider)
+        .accept(peer::lookup::ALPN, lookups)
+        .spawn()
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the one line that says where it listens"
+)]
+fn announce_ready(http_address: std::net::SocketAddr, node: &Node) {
+    eprintln!(
+        "peerix: ready at http://{http_address}, endpoint {}",
+        node.endpoint_id()
+    );
+}

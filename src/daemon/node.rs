@@ -1,0 +1,355 @@
+//! This machine's node: what the HTTP face and the control socket ask for.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
+use peerix_store::{
+    DatabaseStatus, Store,
+    nix::{NarHash, StorePath, StorePathHash},
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    control::{OperationError, Operations, Progress, ScanSummary, Shared, SharedPath},
+    http::StatusSource,
+    lookup::Lookup,
+    metrics::Metrics,
+    offer::OfferPolicy,
+    peer::peers::Peers,
+    share::{self, gc_root::GcRoots},
+    substituter::{NarInfoAnswer, OpenNar, Substituter},
+    ticket::Ticket,
+    transfer::Transfers,
+};
+
+/// How often a scan says how far it is.
+const SCAN_REPORT: u64 = 1000;
+
+/// What a node is made of.
+pub(super) struct Parts {
+    pub(super) http_address: SocketAddr,
+    pub(super) store_uri: String,
+    pub(super) store: Store,
+    pub(super) endpoint: Endpoint,
+    pub(super) peers: Peers,
+    pub(super) lookup: Lookup,
+    pub(super) transfers: Transfers,
+    pub(super) offer: Arc<OfferPolicy>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) roots: GcRoots,
+}
+
+/// The running node.
+pub(super) struct Node {
+    parts: Parts,
+    offered: AtomicU64,
+}
+
+impl Node {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            offered: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn endpoint_id(&self) -> EndpointId {
+        self.parts.endpoint.id()
+    }
+
+    /// Scans at the start and every `interval`, until stopped.
+    pub(super) async fn scan_now_and_then(
+        self: Arc<Self>,
+        interval: Option<Duration>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let (progress, _unheard) = mpsc::channel(1);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                scanned = self.scan_store(progress) => if let Err(error) = scanned {
+                    tracing::debug!(%error, "the store could not be scanned");
+                }
+            }
+            let Some(interval) = interval else { return };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    /// Counts what is valid and what of it is offered.
+    async fn scan_store(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<ScanSummary, OperationError> {
+        let offer = self.parts.offer.clone();
+        let store = self.parts.store.clone();
+        let counted = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        let counting = counted.clone();
+        let scanned = self.parts.store.for_each_path(move |info| {
+            let paths = counting.0.fetch_add(1, Ordering::Relaxed) + 1;
+            if offer.is_offered(&store, &info) {
+                counting.1.fetch_add(1, Ordering::Relaxed);
+            }
+            if paths.is_multiple_of(SCAN_REPORT) {
+                let _ = progress.try_send(Progress::Scanning { paths });
+            }
+            true
+        });
+        scanned.await.map_err(failed)?;
+        let summary = ScanSummary {
+            paths: counted.0.load(Ordering::Relaxed),
+            offered: counted.1.load(Ordering::Relaxed),
+        };
+        self.offered.store(summary.offered, Ordering::Relaxed);
+        let gauge = i64::try_from(summary.offered).unwrap_or(i64::MAX);
+        self.parts.metrics.available_hashes.set(gauge);
+        Ok(summary)
+    }
+
+    fn addresses(&self) -> (Option<String>, Vec<String>) {
+        let mut relay = None;
+        let mut direct = Vec::new();
+        for addr in self.parts.peers.own_addr().addrs {
+            match addr {
+                TransportAddr::Relay(url) => relay = Some(url.to_string()),
+                TransportAddr::Ip(addr) => direct.push(addr.to_string()),
+                _ => {}
+            }
+        }
+        (relay, direct)
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> OperationError {
+    OperationError::Failed {
+        message: error.to_string(),
+    }
+}
+
+impl Substituter for Node {
+    fn narinfo(&self, path_hash: StorePathHash) -> BoxFuture<'_, Option<NarInfoAnswer>> {
+        async move {
+            let found = self.parts.lookup.narinfo(path_hash).await;
+            if found.is_none() {
+                self.parts.metrics.cache_misses.inc();
+            }
+            found.map(|info| NarInfoAnswer { info })
+        }
+        .boxed()
+    }
+
+    fn open_nar(
+        &self,
+        path_hash: StorePathHash,
+        nar_hash: NarHash,
+        ranged: bool,
+    ) -> BoxFuture<'_, Option<OpenNar>> {
+        self.parts
+            .transfers
+            .open(path_hash, nar_hash, ranged)
+            .boxed()
+    }
+}
+
+impl StatusSource for Node {
+    fn status(&self) -> Value {
+        let (known, connected) = self.parts.peers.count();
+        let (relay_url, direct_addrs) = self.addresses();
+        let database = match self.parts.store.database_status() {
+            DatabaseStatus::Present { path } => json!({ "path": path }),
+            DatabaseStatus::Absent { path, reason } => json!({ "path": path, "absent": reason }),
+            _ => Value::Null,
+        };
+        json!({
+            "mode": "iroh",
+            "version": env!("CARGO_PKG_VERSION"),
+            "node_id": self.endpoint_id().to_string(),
+            "known_peers": known,
+            "connected_peers": connected,
+            "tracker_url": Value::Null,
+            "lan_discovery": false,
+            "relay_url": relay_url,
+            "direct_addrs": direct_addrs,
+            "nix_database": database,
+            "available_hashes": self.offered.load(Ordering::Relaxed),
+        })
+    }
+
+    fn health(&self) -> (bool, Value) {
+        let store = matches!(
+            self.parts.store.database_status(),
+            DatabaseStatus::Present { .. }
+        );
+        let node = !self.parts.endpoint.is_closed();
+        let mut details = Vec::new();
+        if !store {
+            details.push("no Nix database: only what was fetched is served");
+        }
+        if !node {
+            details.push("the iroh endpoint is closed: restart the daemon");
+        }
+        let metrics = &self.parts.metrics;
+        let mut health = json!({
+            "status": if node { "healthy" } else { "degraded" },
+            "uptime_seconds": metrics.uptime_seconds(),
+            "checks": { "local_store": store, "iroh_node": node, "store_manager": true },
+            "peers": self.parts.peers.count().1,
+            "available_hashes": self.offered.load(Ordering::Relaxed),
+            "last_successful_operation": Value::Null,
+            "errors_count": metrics.errors.get(),
+        });
+        if !details.is_empty() {
+            health["details"] = json!(details);
+        }
+        (node, health)
+    }
+
+    fn peers(&self) -> Value {
+        self.parts.peers.describe()
+    }
+}
+
+impl Operations for Node {
+    fn status(&self) -> BoxFuture<'_, Value> {
+        async move {
+            let mut status = StatusSource::status(self);
+            if let Ok(stats) = self.parts.store.stats().await {
+                status["store"] = json!({
+                    "hashed": stats.hashed,
+                    "by_reference": stats.by_reference,
+                    "files": stats.files,
+                    "inline": stats.inline,
+                    "blob_bytes": stats.blob_bytes,
+                    "outboard_bytes": stats.outboard_bytes,
+                    "shares": stats.shares,
+                });
+            }
+            status["transfers"] = json!(self.parts.transfers.count().await);
+            status
+        }
+        .boxed()
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Value> {
+        async move { self.parts.peers.describe() }.boxed()
+    }
+
+    fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>> {
+        async move {
+            let shares = self.parts.store.shares().await.map_err(failed)?;
+            let rows = shares.into_iter().map(|share| SharedPath {
+                store_path: share.store_path.to_absolute_path(),
+                shared_at: share
+                    .shared_at
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |age| age.as_secs()),
+                closure_paths: share.closure.len() as u64,
+            });
+            Ok(rows.collect())
+        }
+        .boxed()
+    }
+
+    fn ticket(&self) -> BoxFuture<'_, String> {
+        async move { self.ticket_for(Vec::new()) }.boxed()
+    }
+
+    fn share(
+        &self,
+        paths: Vec<StorePath>,
+        yes: bool,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<Shared, OperationError>> {
+        async move {
+            let parts = &self.parts;
+            let outcome = share::share(
+                &parts.store,
+                &parts.offer,
+                &parts.roots,
+                paths,
+                yes,
+                &progress,
+            )
+            .await?;
+            Ok(Shared {
+                ticket: self.ticket_for(outcome.paths.clone()),
+                paths: outcome
+                    .paths
+                    .iter()
+                    .map(StorePath::to_absolute_path)
+                    .collect(),
+                closure_paths: outcome.closure_paths,
+                closure_bytes: outcome.closure_bytes,
+            })
+        }
+        .boxed()
+    }
+
+    fn unshare(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<(), OperationError>> {
+        async move {
+            share::unshare(&self.parts.store, &self.parts.roots, &paths).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>> {
+        async move {
+            let id = addr.id;
+            if !self.parts.peers.add(addr) {
+                return Err(OperationError::Refused {
+                    message: "that ticket is this machine's own: nothing is to be fetched".into(),
+                });
+            }
+            self.parts
+                .peers
+                .connected(id, Instant::now() + CONNECT_WAIT)
+                .await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn scan(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<ScanSummary, OperationError>> {
+        self.scan_store(progress).boxed()
+    }
+
+    fn http_address(&self) -> SocketAddr {
+        self.parts.http_address
+    }
+
+    fn store_uri(&self) -> String {
+        self.parts.store_uri.clone()
+    }
+}
+
+/// How long `get` waits for the ticket's peer before it asks Nix to try.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+impl Node {
+    fn ticket_for(&self, paths: Vec<StorePath>) -> String {
+        let mut addr = self.parts.peers.own_addr();
+        if addr.addrs.is_empty() {
+            let sockets = self.parts.endpoint.bound_sockets();
+            addr.addrs
+                .extend(sockets.into_iter().map(TransportAddr::Ip));
+        }
+        Ticket { addr, paths }.to_string()
+    }
+}

@@ -1,0 +1,72 @@
+//! The HTTP face: a substituter for the Nix on this machine, and what the daemon tells of itself.
+//!
+//! Nix asks for `/nix-cache-info`, `/<store path hash>.narinfo` and the NAR at the URL of that
+//! narinfo, over many keep-alive connections. Lookups and NARs answer 200, 206, 404 or 416 and
+//! nothing else: any other status makes Nix retry, wait, or give the cache up for a minute. No
+//! body says why. A NAR that can't be completed ends in a cut connection, never in a clean end.
+//!
+//! The listener is expected on a loopback address. Web pages are kept out by the `Host` and
+//! `Origin` headers; there is no CORS.
+
+mod body;
+mod cache_info;
+mod connection;
+mod guard;
+mod health;
+pub mod limits;
+mod metrics;
+mod nar;
+mod narinfo;
+mod peers;
+mod range;
+mod respond;
+mod route;
+mod server;
+mod status;
+mod stream;
+
+pub use limits::HttpLimits;
+pub use server::serve;
+pub use status::StatusSource;
+
+use std::sync::Arc;
+
+use crate::metrics::Metrics;
+use crate::substituter::Substituter;
+
+/// What the routes answer from.
+#[derive(Clone)]
+pub struct HttpState {
+    /// Answers narinfo and NAR requests.
+    pub substituter: Arc<dyn Substituter>,
+    /// Counted into, and shown at `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Answers `/status`, `/health` and `/peers`.
+    pub status: Arc<dyn StatusSource>,
+    /// The cache's priority for Nix; the lowest is asked first.
+    pub priority: u32,
+    /// What clients may take.
+    pub limits: HttpLimits,
+}
+
+impl HttpState {
+    /// Serves with the usual limits.
+    #[must_use]
+    pub fn new(
+        substituter: Arc<dyn Substituter>,
+        metrics: Arc<Metrics>,
+        status: Arc<dyn StatusSource>,
+        priority: u32,
+    ) -> Self {
+        Self {
+            substituter,
+            metrics,
+            status,
+            priority,
+            limits: HttpLimits::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

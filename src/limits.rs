@@ -1,0 +1,117 @@
+//! Every bound on what peers, clients and transfers may cost, each with its reason.
+
+use std::time::Duration;
+
+/// Path hashes in one lookup request: a request then fits 8 KiB and an answer a few of its frames.
+pub const LOOKUP_MAX_PATHS: usize = 256;
+
+/// Bytes of one lookup request: 256 path hashes of 20 bytes, with room for the header.
+pub const LOOKUP_MAX_REQUEST: usize = 16 * 1024;
+
+/// Bytes of one answer: as large as a narinfo may be.
+pub const LOOKUP_MAX_ANSWER: usize = 1024 * 1024;
+
+/// Bytes of all answers to one request; what does not fit is answered `Absent`.
+pub const LOOKUP_MAX_ANSWERS: usize = 4 * 1024 * 1024;
+
+/// Lookup requests of one connection that are answered at once; further ones wait in QUIC.
+pub const LOOKUP_STREAMS: usize = 8;
+
+/// Lookup requests a requester has under way with one peer; further hashes wait for the next batch.
+pub const LOOKUP_IN_FLIGHT: usize = 4;
+
+/// Hashes that wait for one peer; a peer whose queue is full is passed over.
+pub const LOOKUP_QUEUE: usize = 4096;
+
+/// How long a provider may take to send or take one lookup message, so that none is held open.
+pub const LOOKUP_IO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a lookup may take before anything is known of the peers' round trips.
+pub const LOOKUP_DEADLINE_FIRST: Duration = Duration::from_millis(500);
+
+/// What a lookup may take at the least: below this a busy machine would miss what it could have.
+pub const LOOKUP_DEADLINE_LEAST: Duration = Duration::from_millis(200);
+
+/// Peers asked for one path at once.
+pub const LOOKUP_PEERS: usize = 8;
+
+/// Path hashes whose claims (who has it, under which blob hash) are remembered.
+pub const CLAIMS_REMEMBERED: usize = 16 * 1024;
+
+/// How long a claim saves a second lookup.
+pub const CLAIM_AGE: Duration = Duration::from_secs(300);
+
+/// NARs that a lookup alone may start hashing, in bytes; larger ones wait for a NAR request.
+pub const HASH_ON_LOOKUP: u64 = 64 * 1024 * 1024;
+
+/// NARs up to this size are hashed while the lookup waits: about a millisecond each.
+pub const HASH_AT_ONCE: u64 = 1024 * 1024;
+
+/// How long a lookup's answer waits for such NARs.
+pub const HASH_AT_ONCE_WAIT: Duration = Duration::from_millis(50);
+
+/// Claims of one NAR that are tried, one after the other, before the request is a miss.
+pub const CLAIMS_TRIED: usize = 8;
+
+/// How often a requester asks again while a provider is hashing.
+pub const HASHING_POLL: Duration = Duration::from_millis(100);
+
+/// How long a provider may report the same hashing progress before it counts as silent.
+pub const HASHING_STALL: Duration = Duration::from_secs(30);
+
+/// NARs up to this size are checked whole before their first byte is handed to Nix.
+pub const CHECKED_FIRST: u64 = 4 * 1024 * 1024;
+
+/// The unit of verification: what is withheld at the end until SHA-256 agrees.
+pub const CHUNK_GROUP: u64 = 16 * 1024;
+
+/// Bytes asked of a provider in one request; smaller ones cost wake-ups on a fast path.
+pub const SEGMENT: u64 = 8 * 1024 * 1024;
+
+/// Requests of one transfer that are under way at once.
+pub const SEGMENTS_IN_FLIGHT: usize = 4;
+
+/// How far a transfer may run ahead of its fastest reader, in bytes.
+pub const READ_AHEAD: u64 = 1024 * 1024 * 1024;
+
+/// A provider that sends nothing for this long is left for another.
+pub const STALL: Duration = Duration::from_secs(5);
+
+/// Bytes handed to an HTTP client in one piece.
+pub const BODY_PIECE: u64 = 512 * 1024;
+
+/// Transfers under way at once, so that descriptors and memory stay bounded.
+pub const TRANSFERS: usize = 64;
+
+/// Paths remembered whose last transfer ended in a wrong NAR (their Range requests are refused).
+pub const WRONG_NARS_REMEMBERED: usize = 4096;
+
+/// Blob requests of one connection that are served at once.
+pub const BLOB_STREAMS: usize = 16;
+
+/// Blob requests of all peers that are served at once: each holds a thread and about 512 KiB.
+pub const BLOB_REQUESTS: usize = 128;
+
+/// Bytes of one blob request: a hash and the ranges of one blob.
+pub const BLOB_MAX_REQUEST: usize = 64 * 1024;
+
+/// Bytes written to a requester in one piece.
+pub const BLOB_PIECE: usize = 128 * 1024;
+
+/// A requester that takes nothing for this long is dropped.
+pub const BLOB_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections of strangers on one protocol at once.
+pub const CONNECTIONS: usize = 512;
+
+/// Upload rate to public addresses, in bytes a second, where nothing else is said.
+pub const PUBLIC_UPLOAD: u64 = 10_000_000;
+
+/// The longest burst that a rate limit lets through.
+pub const BURST: Duration = Duration::from_millis(100);
+
+/// How long a connection to a peer may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is left of the ten seconds of a shutdown for peers to be told.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,309 @@
+//! Finds who has a path and what may be told of it: own store, then peers, then trust.
+
+use std::{
+    collections::HashSet,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use iroh::EndpointId;
+use lru::LruCache;
+use peerix_store::{
+    BlobHash, PathInfo, Store,
+    nix::{NarHash, StorePathHash},
+};
+use tokio::time::timeout_at;
+use tracing::debug;
+
+use crate::{
+    limits,
+    metrics::Metrics,
+    peer::{
+        lookup::{Claim, Mode},
+        peers::{Peer, Peers},
+        score::Fault,
+    },
+    trust::Trust,
+};
+
+/// What peers claim of one NAR whose signed fields are trusted.
+#[derive(Debug, Clone)]
+pub struct Claims {
+    /// The trusted fields.
+    pub info: PathInfo,
+    /// Blob hashes that are claimed for it, each with the peers that claim it. Only one can be
+    /// right: providers of differing claims never mix in one transfer.
+    pub ready: Vec<(BlobHash, Vec<EndpointId>)>,
+    /// Peers that are still hashing it, with the bytes done.
+    pub hashing: Vec<(EndpointId, u64)>,
+    heard_at: Instant,
+}
+
+/// Looks paths up. Cheap to clone.
+#[derive(Clone)]
+pub struct Lookup(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    peers: Peers,
+    trust: Trust,
+    metrics: Arc<Metrics>,
+    references_assumed: bool,
+    claims: Mutex<LruCache<(StorePathHash, NarHash), Claims>>,
+}
+
+impl Lookup {
+    /// Makes a lookup over `store` and `peers`.
+    ///
+    /// `references_assumed`: an upstream is enabled, so that a path's references can be had
+    /// there and needn't be asked for.
+    pub fn new(
+        store: Store,
+        peers: Peers,
+        trust: Trust,
+        metrics: Arc<Metrics>,
+        references_assumed: bool,
+    ) -> Self {
+        let remembered = NonZeroUsize::new(limits::CLAIMS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
+        Self(Arc::new(Inner {
+            store,
+            peers,
+            trust,
+            metrics,
+            references_assumed,
+            claims: Mutex::new(LruCache::new(remembered)),
+        }))
+    }
+
+    /// The fields of a path for Nix, trusted, or `None`: a miss.
+    ///
+    /// Bounded by the peers' deadline. Cancel safe.
+    pub async fn narinfo(&self, path_hash: StorePathHash) -> Option<PathInfo> {
+        match self.0.store.nar(path_hash).await {
+            Ok(Some(nar)) => match self.0.trust.check(&nar.info) {
+                Ok(()) => {
+                    self.0.metrics.cache_hits.inc();
+                    return Some(nar.info);
+                }
+                Err(error) => debug!(%error, "our own copy is not told of"),
+            },
+            Ok(None) => {}
+            Err(error) => debug!(%error, "the store could not be asked"),
+        }
+        let candidates = self.0.peers.candidates();
+        let deadline = Instant::now() + self.0.peers.deadline(&candidates);
+        let info = self
+            .ask(&candidates, path_hash, Mode::Narinfo, None, deadline)
+            .await?;
+        if !self
+            .references_can_be_had(&info, &candidates, deadline)
+            .await
+        {
+            debug!("a reference can't be had: the path is not told of");
+            return None;
+        }
+        Some(info)
+    }
+
+    /// What peers claim of the NAR `nar_hash` of a path, from memory or asked now.
+    pub async fn claims(
+        &self,
+        path_hash: StorePathHash,
+        nar_hash: NarHash,
+        fresh: bool,
+    ) -> Option<Claims> {
+        if !fresh
+            && let Some(claims) = self.remembered(path_hash, nar_hash)
+            && !claims.ready.is_empty()
+            && claims.heard_at.elapsed() < limits::CLAIM_AGE
+        {
+            return Some(claims);
+        }
+        self.forget(path_hash, nar_hash);
+        let candidates = self.0.peers.candidates();
+        let deadline = Instant::now() + self.0.peers.deadline(&candidates);
+        self.ask(
+            &candidates,
+            path_hash,
+            Mode::WantedNow,
+            Some(nar_hash),
+            deadline,
+        )
+        .await?;
+        self.remembered(path_hash, nar_hash)
+    }
+
+    /// Drops what is remembered of a NAR: the next request asks again.
+    pub fn forget(&self, path_hash: StorePathHash, nar_hash: NarHash) {
+        self.memory().pop(&(path_hash, nar_hash));
+    }
+
+    /// Drops one claim that turned out wrong, or a provider that could not keep it.
+    pub fn disown(
+        &self,
+        path_hash: StorePathHash,
+        nar_hash: NarHash,
+        blob: BlobHash,
+        who: Option<EndpointId>,
+    ) {
+        if let Some(claims) = self.memory().get_mut(&(path_hash, nar_hash)) {
+            for (claimed, providers) in &mut claims.ready {
+                if *claimed == blob {
+                    providers.retain(|id| who.is_some_and(|gone| gone != *id));
+                }
+            }
+            claims.ready.retain(|(_, providers)| !providers.is_empty());
+        }
+    }
+
+    fn remembered(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<Claims> {
+        self.memory().get(&(path_hash, nar_hash)).cloned()
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, LruCache<(StorePathHash, NarHash), Claims>> {
+        self.0.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks peers at once; the first trusted answer wins, later ones are noted as holders.
+    async fn ask(
+        &self,
+        candidates: &[Arc<Peer>],
+        path_hash: StorePathHash,
+        mode: Mode,
+        wanted: Option<NarHash>,
+        deadline: Instant,
+    ) -> Option<PathInfo> {
+        let mut silent: HashSet<EndpointId> = candidates.iter().map(|peer| peer.id()).collect();
+        let mut asked: FuturesUnordered<_> = candidates
+            .iter()
+            .cloned()
+            .map(|peer| async move {
+                let claim = peer.lookup(mode, path_hash).await;
+                (peer, claim)
+            })
+            .collect();
+        self.0.metrics.peer_requests.inc_by(candidates.len() as u64);
+        loop {
+            match timeout_at(deadline.into(), asked.next()).await {
+                Ok(Some((peer, claim))) => {
+                    silent.remove(&peer.id());
+                    let Some(info) = claim.and_then(|claim| self.note(&peer, claim)) else {
+                        continue;
+                    };
+                    if wanted.is_some_and(|nar_hash| nar_hash != info.nar_hash) {
+                        continue;
+                    }
+                    if !asked.is_empty() {
+                        let lookup = self.clone();
+                        tokio::spawn(async move {
+                            while let Some((peer, claim)) = asked.next().await {
+                                claim.and_then(|claim| lookup.note(&peer, claim));
+                            }
+                        });
+                    }
+                    return Some(info);
+                }
+                Ok(None) => return None,
+                Err(_) => {
+                    for peer in candidates.iter().filter(|peer| silent.contains(&peer.id())) {
+                        self.0.metrics.count_fault(Fault::Silent);
+                        peer.missed_deadline();
+                    }
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Remembers a claim if its fields are trusted, and returns them.
+    fn note(&self, peer: &Peer, claim: Claim) -> Option<PathInfo> {
+        let (info, blob_hash, done) = match claim {
+            Claim::Absent => return None,
+            Claim::Hashing { done, info, .. } => (*info?, None, done),
+            Claim::Ready { blob_hash, info } => (*info?, Some(blob_hash), 0),
+        };
+        let info = match self.0.trust.accept(info) {
+            Ok(info) => info,
+            Err(error) => {
+                debug!(%error, peer = %peer.id().fmt_short(), "an answer is not trusted");
+                self.0.metrics.count_fault(Fault::Trust);
+                return None;
+            }
+        };
+        let key = (info.path_hash(), info.nar_hash);
+        let mut memory = self.memory();
+        let claims = memory.get_or_insert_mut(key, || Claims {
+            info: info.clone(),
+            ready: Vec::new(),
+            hashing: Vec::new(),
+            heard_at: Instant::now(),
+        });
+        claims.heard_at = Instant::now();
+        let id = peer.id();
+        claims.hashing.retain(|(other, _)| *other != id);
+        for (_, providers) in &mut claims.ready {
+            providers.retain(|other| *other != id);
+        }
+        claims.ready.retain(|(_, providers)| !providers.is_empty());
+        match blob_hash {
+            None => claims.hashing.push((id, done)),
+            Some(hash) => match claims
+                .ready
+                .iter_mut()
+                .find(|(claimed, _)| *claimed == hash)
+            {
+                Some((_, providers)) => providers.push(id),
+                None => claims.ready.push((hash, vec![id])),
+            },
+        }
+        Some(info)
+    }
+
+    /// Whether Nix could get each reference: held here, or at a peer by one second batch.
+    async fn references_can_be_had(
+        &self,
+        info: &PathInfo,
+        candidates: &[Arc<Peer>],
+        deadline: Instant,
+    ) -> bool {
+        if self.0.references_assumed {
+            return true;
+        }
+        let others = info
+            .references
+            .iter()
+            .filter(|path| **path != info.store_path);
+        let wanted: Vec<StorePathHash> = others.map(StorePathHash::from).collect();
+        let Ok(held) = self.0.store.nars(wanted.clone()).await else {
+            return false;
+        };
+        let mut missing: HashSet<StorePathHash> = wanted
+            .into_iter()
+            .zip(held)
+            .filter_map(|(path_hash, nar)| nar.is_none().then_some(path_hash))
+            .collect();
+        let mut asked: FuturesUnordered<_> = missing
+            .iter()
+            .flat_map(|path_hash| {
+                candidates
+                    .iter()
+                    .map(move |peer| (*path_hash, peer.clone()))
+            })
+            .map(|(path_hash, peer)| async move {
+                (path_hash, peer.lookup(Mode::Presence, path_hash).await)
+            })
+            .collect();
+        while !missing.is_empty() {
+            match timeout_at(deadline.into(), asked.next()).await {
+                Ok(Some((path_hash, Some(claim)))) if claim != Claim::Absent => {
+                    missing.remove(&path_hash);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        missing.is_empty()
+    }
+}

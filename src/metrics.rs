@@ -1,0 +1,247 @@
+//! What this process counts, for Prometheus.
+
+mod latency;
+mod text;
+
+pub use latency::Latency;
+
+use std::fmt;
+use std::time::Instant;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All counters of the process. Names and meanings of the first block are those of older peerix.
+#[derive(Debug)]
+pub struct Metrics {
+    /// NARs sent in full: to Nix over HTTP, and to peers.
+    pub nars_served: Counter,
+    /// Narinfos sent: to Nix over HTTP, and to peers.
+    pub narinfos_served: Counter,
+    /// NAR bytes sent to peers, before wire compression, counted as they pass.
+    pub bytes_sent: Counter,
+    /// NAR bytes received from peers, after decompression, counted as they pass.
+    pub bytes_received: Counter,
+    /// Narinfo requests that this machine's own store answered.
+    pub cache_hits: Counter,
+    /// Narinfo requests that this machine's own store could not answer.
+    pub cache_misses: Counter,
+    /// Requests sent to peers.
+    pub peer_requests: Counter,
+    /// What went wrong and may need the operator; a miss is no error.
+    pub errors: Counter,
+    /// Narinfo requests of Nix.
+    pub requests: Counter,
+    /// Narinfos and NARs served, so a path that was asked for and fetched counts 2.
+    pub served: Counter,
+    /// Peers with an open connection.
+    pub peers_connected: Gauge,
+    /// Store paths offered to peers.
+    pub available_hashes: Gauge,
+    /// How long narinfo requests took.
+    pub narinfo_latency: Latency,
+
+    /// Answers over HTTP, by route and status.
+    pub http_responses: Family<HttpLabels, Counter>,
+    /// NAR bytes sent over HTTP.
+    pub http_bytes_sent: Counter,
+    /// NAR bodies over HTTP that ended before their last byte.
+    pub http_bodies_cut: Counter,
+    /// Open HTTP connections.
+    pub http_connections: Gauge,
+    /// HTTP connections closed to make room for others.
+    pub http_connections_evicted: Counter,
+    faults: Family<FaultLabels, Counter>,
+
+    started: Instant,
+    uptime_seconds: Gauge,
+    registry: Registry,
+}
+
+/// What a peer did wrong, or what went wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Bytes that are not the blob's.
+    BadData,
+    /// It said that it has a path, and had not.
+    Absent,
+    /// It did not answer in time.
+    Silent,
+    /// It refused to serve.
+    Refused,
+    /// The connection ended in the middle.
+    Disconnected,
+    /// A right blob that is not the NAR it was said to be.
+    WrongNar,
+    /// What it said of a path carries no trusted signature.
+    Trust,
+}
+
+impl Fault {
+    const ALL: [Self; 7] = [
+        Self::BadData,
+        Self::Absent,
+        Self::Silent,
+        Self::Refused,
+        Self::Disconnected,
+        Self::WrongNar,
+        Self::Trust,
+    ];
+
+    /// Returns the name that stands in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadData => "bad_data",
+            Self::Absent => "absent",
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+            Self::Disconnected => "disconnected",
+            Self::WrongNar => "wrong_nar",
+            Self::Trust => "trust",
+        }
+    }
+}
+
+impl EncodeLabelValue for Fault {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FaultLabels {
+    kind: Fault,
+}
+
+/// The labels of [`Metrics::http_responses`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpLabels {
+    /// The name of the route, `other` for none.
+    pub route: &'static str,
+    /// The status code.
+    pub code: u16,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Starts counting at zero, and the uptime now.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("peerix");
+        let up: Gauge = registered(&mut registry, "up", "1 while the daemon runs");
+        up.set(1);
+        let faults = registered::<Family<FaultLabels, Counter>>(
+            &mut registry,
+            "peer_faults",
+            "Faults of peers, by kind",
+        );
+        for kind in Fault::ALL {
+            // A series that is there from the start shows its first increase.
+            drop(faults.get_or_create(&FaultLabels { kind }));
+        }
+        let r = &mut registry;
+        Self {
+            nars_served: registered(r, "nars_served", "NARs sent in full, to Nix and to peers"),
+            narinfos_served: registered(r, "narinfos_served", "Narinfos sent, to Nix and to peers"),
+            bytes_sent: registered(r, "bytes_sent", "NAR bytes sent to peers"),
+            bytes_received: registered(r, "bytes_received", "NAR bytes received from peers"),
+            cache_hits: registered(
+                r,
+                "cache_hits",
+                "Narinfo requests answered from this machine's own store",
+            ),
+            cache_misses: registered(
+                r,
+                "cache_misses",
+                "Narinfo requests for what this machine's own store lacks",
+            ),
+            peer_requests: registered(r, "peer_requests", "Requests sent to peers"),
+            errors: registered(r, "errors", "Errors that may need the operator"),
+            requests: registered(r, "requests", "Narinfo requests of Nix"),
+            served: registered(r, "served", "Narinfos and NARs served"),
+            peers_connected: registered(r, "peers_connected", "Peers with an open connection"),
+            available_hashes: registered(r, "available_hashes", "Store paths offered to peers"),
+            narinfo_latency: Latency::default(),
+            http_responses: registered(r, "http_responses", "HTTP answers, by route and status"),
+            http_bytes_sent: registered(r, "http_bytes_sent", "NAR bytes sent over HTTP"),
+            http_bodies_cut: registered(
+                r,
+                "http_bodies_cut",
+                "NAR bodies over HTTP that ended before their last byte",
+            ),
+            http_connections: registered(r, "http_connections", "Open HTTP connections"),
+            http_connections_evicted: registered(
+                r,
+                "http_connections_evicted",
+                "HTTP connections closed to make room for others",
+            ),
+            faults,
+            started: Instant::now(),
+            uptime_seconds: registered(r, "uptime_seconds", "Seconds since the daemon started"),
+            registry,
+        }
+    }
+
+    /// Counts a fault of a peer.
+    pub fn count_fault(&self, fault: Fault) {
+        self.faults
+            .get_or_create(&FaultLabels { kind: fault })
+            .inc();
+    }
+
+    /// Returns how often peers were at fault in this way.
+    #[must_use]
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.faults
+            .get_or_create(&FaultLabels { kind: fault })
+            .get()
+    }
+
+    /// Returns whole seconds since the process began to count.
+    #[must_use]
+    pub fn uptime_seconds(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// Returns all metrics in Prometheus' text format 0.0.4.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        self.uptime_seconds
+            .set(i64::try_from(self.uptime_seconds()).unwrap_or(i64::MAX));
+        let mut open_metrics = String::new();
+        // Writing to a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut open_metrics, &self.registry);
+        let mut exposition = text::from_open_metrics(&open_metrics);
+        self.narinfo_latency.encode(
+            &mut exposition,
+            "peerix_request_duration_seconds",
+            "Time to answer a narinfo request, quantiles over the last 1000",
+        );
+        exposition
+    }
+}
+
+fn registered<M>(registry: &mut Registry, name: &str, help: &str) -> M
+where
+    M: Default + Clone + prometheus_client::registry::Metric,
+{
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+#[cfg(test)]
+mod tests;

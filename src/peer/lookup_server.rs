@@ -1,0 +1,194 @@
+//! Answers lookups of other peers from this machine's store, under the sharing policy.
+
+use std::sync::Arc;
+
+use iroh::{
+    endpoint::{Connection, RecvStream, SendStream},
+    protocol::{AcceptError, ProtocolHandler},
+};
+use peerix_store::{LocalNar, NarState, Store};
+use tokio::{sync::Semaphore, time::timeout};
+use tracing::{Instrument, debug, debug_span};
+
+use crate::{
+    limits,
+    metrics::Metrics,
+    offer::OfferPolicy,
+    peer::lookup::{self, Answer, Mode, Request, SignedFields, WireError},
+};
+
+/// The handler of [`lookup::ALPN`].
+#[derive(Clone)]
+pub struct LookupServer {
+    store: Store,
+    offer: Arc<OfferPolicy>,
+    metrics: Arc<Metrics>,
+    connections: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for LookupServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookupServer")
+    }
+}
+
+impl LookupServer {
+    /// Makes a handler that offers what `offer` allows out of `store`.
+    pub fn new(store: Store, offer: Arc<OfferPolicy>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            store,
+            offer,
+            metrics,
+            connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
+        }
+    }
+
+    /// Answers one request, as a pure question to the store and the policy.
+    pub async fn answer(&self, request: &Request) -> Vec<Answer> {
+        let hashes = request.path_hashes.clone();
+        let nars = match self.store.nars(hashes).await {
+            Ok(nars) => nars,
+            Err(error) => {
+                debug!(%error, "the store could not answer a lookup");
+                return vec![Answer::Absent; request.path_hashes.len()];
+            }
+        };
+        let answering = nars.into_iter().map(|nar| async move {
+            match nar {
+                Some(nar) if self.offer.is_offered(&self.store, &nar.info) => {
+                    let nar = self.hash_small(nar, request.mode).await;
+                    self.claim(nar, request.mode)
+                }
+                _ => Answer::Absent,
+            }
+        });
+        futures_util::future::join_all(answering).await
+    }
+
+    /// Hashes a small NAR on the spot: cheaper than a second round trip.
+    async fn hash_small(&self, mut nar: LocalNar, mode: Mode) -> LocalNar {
+        let small = nar.info.nar_size <= limits::HASH_AT_ONCE;
+        if mode != Mode::Presence && small && matches!(nar.state, NarState::Unhashed) {
+            let hashing = self.store.hash_nar(nar.info.path_hash());
+            if let Ok(Ok(blob_hash)) = timeout(limits::HASH_AT_ONCE_WAIT, hashing).await {
+                nar.state = NarState::Ready(blob_hash);
+            }
+        }
+        nar
+    }
+
+    fn claim(&self, nar: LocalNar, mode: Mode) -> Answer {
+        let fields = (mode != Mode::Presence).then(|| SignedFields::of(&nar.info));
+        let total = nar.info.nar_size;
+        match nar.state {
+            NarState::Ready(blob_hash) => Answer::Ready {
+                blob_hash: *blob_hash.as_bytes(),
+                fields,
+            },
+            NarState::Hashing { done, total } => Answer::Hashing {
+                done,
+                total,
+                fields,
+            },
+            NarState::Unhashed => {
+                if mode == Mode::WantedNow
+                    || (mode == Mode::Narinfo && total <= limits::HASH_ON_LOOKUP)
+                {
+                    self.store.start_hashing(nar.info.path_hash());
+                }
+                Answer::Hashing {
+                    done: 0,
+                    total,
+                    fields,
+                }
+            }
+            _ => Answer::Absent,
+        }
+    }
+
+    async fn serve(self, connection: Connection) {
+        let Ok(_slot) = self.connections.clone().try_acquire_owned() else {
+            connection.close(2u32.into(), b"busy");
+            return;
+        };
+        let streams = Arc::new(Semaphore::new(limits::LOOKUP_STREAMS));
+        loop {
+            let Ok(slot) = streams.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok((send, recv)) = connection.accept_bi().await else {
+                return;
+            };
+            let server = self.clone();
+            tokio::spawn(
+                async move {
+                    if let Err(error) = server.serve_stream(send, recv).await {
+                        debug!(%error, "lookup refused");
+                    }
+                    drop(slot);
+                }
+                .instrument(debug_span!("lookup", peer = %connection.remote_id().fmt_short())),
+            );
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) -> Result<(), WireError> {
+        let read = lookup::read_frame::<Request>(&mut recv, limits::LOOKUP_MAX_REQUEST);
+        let request = timeout(limits::LOOKUP_IO_TIMEOUT, read).await;
+        let request = match request.map_err(|_| WireError::Stream).flatten() {
+            Ok((request, _)) => request,
+            Err(error) => {
+                let _ = send.reset(1u32.into());
+                return Err(error);
+            }
+        };
+        if let Err(error) = lookup::check_request(&request) {
+            let _ = send.reset(1u32.into());
+            return Err(error);
+        }
+        let answers = self.answer(&request).await;
+        let found = answers
+            .iter()
+            .filter(|a| !matches!(a, Answer::Absent))
+            .count();
+        self.metrics.narinfos_served.inc_by(found as u64);
+        let write = async {
+            let mut budget = limits::LOOKUP_MAX_ANSWERS;
+            let mut out = Vec::new();
+            for answer in answers {
+                let frame = match lookup::encode(&answer, limits::LOOKUP_MAX_ANSWER.min(budget)) {
+                    Ok(frame) => frame,
+                    Err(_) => lookup::encode(&Answer::Absent, limits::LOOKUP_MAX_ANSWER)?,
+                };
+                budget = budget.saturating_sub(frame.len());
+                out.extend_from_slice(&frame);
+                if out.len() >= 64 * 1024 {
+                    send.write_all(&out).await.map_err(|_| WireError::Stream)?;
+                    out.clear();
+                }
+            }
+            send.write_all(&out).await.map_err(|_| WireError::Stream)?;
+            send.finish().map_err(|_| WireError::Stream)
+        };
+        match timeout(limits::LOOKUP_IO_TIMEOUT, write).await {
+            Ok(result) => result,
+            Err(_) => {
+                let _ = send.reset(2u32.into());
+                Err(WireError::Stream)
+            }
+        }
+    }
+}
+
+impl ProtocolHandler for LookupServer {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        // A panic in a handler would end the router: it stays in a task of its own.
+        let task = tokio::spawn(self.clone().serve(connection));
+        let _ = task.await;
+        Ok(())
+    }
+}

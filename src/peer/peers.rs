@@ -1,0 +1,386 @@
+//! The peers this machine knows, a kept connection to each, and what became of asking them.
+//!
+//! Every source of peers (configuration and tickets now; the local network, gossip and a tracker
+//! when they are there) calls [`Peers::add`]. A peer is connected to in the background and again
+//! with back-off, so that a dead one costs a lookup nothing.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher as _, address_lookup::MemoryLookup,
+    endpoint::Connection,
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, debug, debug_span};
+
+use super::{
+    lookup::{Claim, Mode},
+    lookup_client::{self, Wanted},
+    score::{Fault, Score},
+};
+use crate::{limits, metrics::Metrics};
+
+/// Connections kept to one provider: two carry range streams better than one on a fast path.
+const BLOB_CONNECTIONS: usize = 2;
+
+/// The state of the kept lookup connection of a peer.
+#[derive(Debug, Clone)]
+pub(super) enum Link {
+    /// The first attempt is under way: a lookup waits for it within its deadline.
+    First,
+    /// Lookups are answered over this connection.
+    Up(Connection),
+    /// Not reachable now; tried again in the background.
+    Down,
+}
+
+/// One known peer.
+#[derive(Debug)]
+pub struct Peer {
+    id: EndpointId,
+    pub(super) link: watch::Sender<Link>,
+    pub(super) queue: mpsc::Sender<Wanted>,
+    silent: AtomicBool,
+    score: Mutex<Score>,
+    blobs: [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS],
+    retry: Notify,
+}
+
+/// All known peers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Peers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    known: MemoryLookup,
+    connect_timeout: Duration,
+    metrics: Arc<Metrics>,
+    peers: Mutex<HashMap<EndpointId, Arc<Peer>>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Peers {
+    /// Makes an empty set of peers that are dialled from `endpoint`.
+    pub fn new(
+        endpoint: Endpoint,
+        known: MemoryLookup,
+        connect_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            endpoint,
+            known,
+            connect_timeout: connect_timeout.min(limits::CONNECT_TIMEOUT),
+            metrics,
+            peers: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Adds a peer, or addresses of a known one; returns false for this machine itself.
+    pub fn add(&self, addr: EndpointAddr) -> bool {
+        if addr.id == self.0.endpoint.id() || self.0.stop.is_cancelled() {
+            return false;
+        }
+        let id = addr.id;
+        if !addr.addrs.is_empty() {
+            self.0.known.add_endpoint_info(addr);
+        }
+        let mut peers = lock(&self.0.peers);
+        if let Some(peer) = peers.get(&id) {
+            peer.retry.notify_one();
+            return true;
+        }
+        let (queue, wanted) = mpsc::channel(limits::LOOKUP_QUEUE);
+        let peer = Arc::new(Peer {
+            id,
+            link: watch::Sender::new(Link::First),
+            queue,
+            silent: AtomicBool::new(false),
+            score: Mutex::default(),
+            blobs: Default::default(),
+            retry: Notify::new(),
+        });
+        peers.insert(id, peer.clone());
+        let span = debug_span!("peer", id = %id.fmt_short());
+        let task = self.clone().keep(peer, wanted).instrument(span);
+        self.0.tasks.spawn(task);
+        true
+    }
+
+    /// Keeps the lookup connection of `peer` until the daemon stops.
+    async fn keep(self, peer: Arc<Peer>, mut wanted: mpsc::Receiver<Wanted>) {
+        let stop = self.0.stop.clone();
+        let keep = async {
+            loop {
+                let connecting = self.connect(peer.id, super::lookup::ALPN);
+                let wait = match connecting.await {
+                    Ok(connection) => {
+                        debug!("connected");
+                        peer.silent.store(false, Ordering::Relaxed);
+                        peer.link.send_replace(Link::Up(connection.clone()));
+                        self.update_gauge();
+                        lookup_client::serve(&peer, &connection, &mut wanted).await;
+                        peer.link.send_replace(Link::Down);
+                        self.update_gauge();
+                        debug!("connection lost");
+                        Duration::from_millis(200)
+                    }
+                    Err(fault) => {
+                        peer.link.send_replace(Link::Down);
+                        self.fault(&peer, fault)
+                    }
+                };
+                // Whoever waits for an answer learns now that none comes.
+                while wanted.try_recv().is_ok() {}
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = peer.retry.notified() => {}
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = keep => {}
+        }
+        peer.link.send_replace(Link::Down);
+    }
+
+    async fn connect(&self, id: EndpointId, alpn: &[u8]) -> Result<Connection, Fault> {
+        let connecting = self.0.endpoint.connect(id, alpn);
+        match timeout(self.0.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => {
+                debug!(%error, "cannot connect");
+                Err(Fault::Disconnected)
+            }
+            Err(_) => Err(Fault::Silent),
+        }
+    }
+
+    /// A connection to `peer` for blobs, number `index` of those kept, made where there is none.
+    ///
+    /// # Errors
+    /// The fault that kept it from being made.
+    pub async fn blob_connection(&self, peer: &Peer, index: usize) -> Result<Connection, Fault> {
+        let mut slot = peer.blobs[index % BLOB_CONNECTIONS].lock().await;
+        if let Some(connection) = slot.as_ref()
+            && connection.close_reason().is_none()
+        {
+            return Ok(connection.clone());
+        }
+        let connection = self.connect(peer.id, iroh_blobs::ALPN).await?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// The peer `id`, where it is known.
+    pub fn get(&self, id: EndpointId) -> Option<Arc<Peer>> {
+        lock(&self.0.peers).get(&id).cloned()
+    }
+
+    /// The peers worth asking now, best first, at most [`limits::LOOKUP_PEERS`].
+    pub fn candidates(&self) -> Vec<Arc<Peer>> {
+        let now = Instant::now();
+        let mut found: Vec<(f64, Arc<Peer>)> = lock(&self.0.peers)
+            .values()
+            .filter(|peer| peer.is_askable(now))
+            .map(|peer| (peer.score(|score| score.value(now)), peer.clone()))
+            .collect();
+        found.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let best = found.into_iter().take(limits::LOOKUP_PEERS);
+        best.map(|(_, peer)| peer).collect()
+    }
+
+    /// How long a lookup of these peers may take: what their answers usually take at most.
+    pub fn deadline(&self, asked: &[Arc<Peer>]) -> Duration {
+        let slowest = asked
+            .iter()
+            .map(|peer| {
+                peer.score(|score| score.usual_latency())
+                    .unwrap_or(limits::LOOKUP_DEADLINE_FIRST)
+            })
+            .max()
+            .unwrap_or_default();
+        slowest.clamp(limits::LOOKUP_DEADLINE_LEAST, limits::LOOKUP_DEADLINE_FIRST)
+    }
+
+    /// Counts a fault of `peer` and returns how long it is left alone.
+    pub fn fault(&self, peer: &Peer, fault: Fault) -> Duration {
+        self.0.metrics.count_fault(fault);
+        debug!(peer = %peer.id.fmt_short(), fault = fault.as_str(), "a peer failed");
+        let mut score = lock(&peer.score);
+        score.failure(fault, Instant::now())
+    }
+
+    /// Counts NAR bytes sent to `id`.
+    pub fn sent(&self, id: EndpointId, bytes: u64) {
+        if let Some(peer) = self.get(id) {
+            lock(&peer.score).bytes_sent += bytes;
+        }
+    }
+
+    /// How many peers are known, and how many are connected.
+    pub fn count(&self) -> (usize, usize) {
+        let peers = lock(&self.0.peers);
+        let up = peers.values().filter(|peer| peer.is_up()).count();
+        (peers.len(), up)
+    }
+
+    fn update_gauge(&self) {
+        let up = i64::try_from(self.count().1).unwrap_or(i64::MAX);
+        self.0.metrics.peers_connected.set(up);
+    }
+
+    /// Every peer with its reputation and its path, as `/peers` and `peerix peers` show it.
+    pub fn describe(&self) -> Value {
+        let now = Instant::now();
+        let peers: Vec<Arc<Peer>> = lock(&self.0.peers).values().cloned().collect();
+        let mut rows: Vec<Value> = peers.iter().map(|peer| peer.describe(now)).collect();
+        rows.sort_by_key(|row| row["node_id"].as_str().map(str::to_owned));
+        json!({ "count": rows.len(), "peers": rows })
+    }
+
+    /// Waits until `id` is connected or can't be, or until `deadline`.
+    pub async fn connected(&self, id: EndpointId, deadline: Instant) {
+        let Some(peer) = self.get(id) else { return };
+        let mut link = peer.link.subscribe();
+        let up = link.wait_for(|link| matches!(link, Link::Up(_)));
+        let _ = tokio::time::timeout_at(deadline.into(), up).await;
+    }
+
+    /// Stops all tasks and tells the peers; bounded by [`limits::CLOSE_TIMEOUT`].
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        let _ = timeout(limits::CLOSE_TIMEOUT, self.0.tasks.wait()).await;
+    }
+
+    /// Addresses under which this endpoint can be reached, for tickets.
+    pub fn own_addr(&self) -> EndpointAddr {
+        self.0.endpoint.watch_addr().get()
+    }
+}
+
+impl Peer {
+    /// The peer's endpoint id.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// Reads or changes the record of this peer.
+    pub fn score<T>(&self, f: impl FnOnce(&mut Score) -> T) -> T {
+        f(&mut lock(&self.score))
+    }
+
+    /// Asks for one path; waits for the answer however long it takes (the caller has a deadline).
+    ///
+    /// Returns `None` where the peer can't be asked or its answer was of no use.
+    pub async fn lookup(
+        &self,
+        mode: Mode,
+        path_hash: peerix_store::nix::StorePathHash,
+    ) -> Option<Claim> {
+        if matches!(*self.link.borrow(), Link::Down) {
+            return None;
+        }
+        let (wanted, answer) = Wanted::new(mode, path_hash);
+        self.queue.try_send(wanted).ok()?;
+        answer.await.ok()
+    }
+
+    /// Notes that a lookup's deadline passed without an answer: it is not asked until it answers.
+    pub fn missed_deadline(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.retry.notify_one();
+    }
+
+    pub(super) fn answered(&self, latency: Duration) {
+        self.silent.store(false, Ordering::Relaxed);
+        self.score(|score| score.success(Some(latency), Instant::now()));
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(*self.link.borrow(), Link::Up(_))
+    }
+
+    fn is_askable(&self, now: Instant) -> bool {
+        !self.is_silent()
+            && !matches!(*self.link.borrow(), Link::Down)
+            && !self.score(|score| score.is_backed_off(now))
+    }
+
+    fn describe(&self, now: Instant) -> Value {
+        let link = self.link.borrow().clone();
+        let path = match &link {
+            Link::Up(connection) => {
+                let paths = connection.paths();
+                let selected = paths.iter().find(|path| path.is_selected());
+                selected.map(|path| {
+                    let addr = match path.remote_addr() {
+                        TransportAddr::Ip(addr) => addr.to_string(),
+                        TransportAddr::Relay(url) => url.to_string(),
+                        other => format!("{other:?}"),
+                    };
+                    (path.is_relay(), addr, path.rtt())
+                })
+            }
+            Link::First | Link::Down => None,
+        };
+        let direct_ip = path
+            .as_ref()
+            .filter(|(relayed, ..)| !relayed)
+            .map(|(_, addr, _)| addr.clone());
+        let id = self.id.to_string();
+        self.score(|score| {
+            json!({
+                "node_id": id,
+                "node_id_short": format!("{}...", id.get(..16).unwrap_or_default()),
+                "public_ip": Value::Null,
+                "direct_ip": direct_ip,
+                "country": Value::Null,
+                "connected": matches!(link, Link::Up(_)),
+                "silent": self.is_silent(),
+                "path": path.as_ref().map(|(relayed, ..)| if *relayed { "relayed" } else { "direct" }),
+                "address": path.as_ref().map(|(_, addr, _)| addr.clone()),
+                "rtt_ms": path.as_ref().map(|(.., rtt)| rtt.as_secs_f64() * 1000.0),
+                "bytes_sent": score.bytes_sent,
+                "bytes_received": score.bytes_received,
+                "lies": score.lies,
+                "reputation": {
+                    "score": (score.value(now) * 100.0).round() / 100.0,
+                    "success_rate": (score.success_rate() * 1000.0).round() / 10.0,
+                    "total_requests": score.total_requests,
+                    "successful": score.successful_requests,
+                    "failed": score.failed_requests(),
+                    "avg_latency_ms": (score.average_latency_ms() * 10.0).round() / 10.0,
+                    "bytes_transferred": score.bytes_received,
+                    "backed_off": score.is_backed_off(now),
+                },
+            })
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,370 @@
+//! Serves blobs on iroh-blobs' own protocol, to any client that speaks it.
+//!
+//! Only what the sharing policy offers is served, whoever knows its hash: the policy is asked
+//! before a byte is read. Every chunk group is checked against its outboard before it leaves, so
+//! a store path that changed ends the stream instead of sending wrong bytes. Requests for hash
+//! sequences and pushes are refused: a NAR is one raw blob.
+
+use std::{io, sync::Arc};
+
+use bao_tree::ChunkRanges;
+use bytes::{Bytes, BytesMut};
+use iroh::{
+    TransportAddr,
+    endpoint::{Connection, RecvStream, SendStream, VarInt},
+    protocol::{AcceptError, ProtocolHandler},
+};
+use iroh_blobs::protocol::{
+    ChunkRangesSeq, ERR_INTERNAL, ERR_LIMIT, ERR_PERMISSION, ObserveItem, Request, RequestType,
+};
+use peerix_store::{Blob, BlobHash, Store};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tracing::{Instrument, debug, debug_span};
+
+use crate::{limits, metrics::Metrics, offer::OfferPolicy, peer::rate::UploadLimits};
+
+/// The handler of iroh-blobs' ALPN.
+#[derive(Clone)]
+pub struct Provider(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    offer: Arc<OfferPolicy>,
+    limits: Arc<UploadLimits>,
+    metrics: Arc<Metrics>,
+    sent: Box<dyn Fn(iroh::EndpointId, u64) + Send + Sync>,
+    connections: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Provider")
+    }
+}
+
+/// Why a request was not served to its end.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("the request does not parse or asks for what is never served")]
+    Refused,
+    #[error("the blob is not offered")]
+    NotOffered,
+    #[error("the requester took nothing for {} s", limits::BLOB_WRITE_TIMEOUT.as_secs())]
+    Stalled,
+    #[error("the requester went away")]
+    Gone,
+    #[error("reading the blob failed: {0}")]
+    Read(String),
+}
+
+impl ServeError {
+    fn code(&self) -> VarInt {
+        match self {
+            Self::Refused | Self::NotOffered => ERR_PERMISSION,
+            Self::Stalled => ERR_LIMIT,
+            Self::Gone | Self::Read(_) => ERR_INTERNAL,
+        }
+    }
+}
+
+impl Provider {
+    /// Makes a provider of what `offer` allows out of `store`; `sent` hears of NAR bytes that
+    /// left, by peer.
+    pub fn new(
+        store: Store,
+        offer: Arc<OfferPolicy>,
+        limits: Arc<UploadLimits>,
+        metrics: Arc<Metrics>,
+        sent: impl Fn(iroh::EndpointId, u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            offer,
+            limits,
+            metrics,
+            sent: Box::new(sent),
+            connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
+            requests: Arc::new(Semaphore::new(limits::BLOB_REQUESTS)),
+        }))
+    }
+
+    async fn serve(self, connection: Connection) {
+        let Ok(_slot) = self.0.connections.clone().try_acquire_owned() else {
+            connection.close(2u32.into(), b"busy");
+            return;
+        };
+        let streams = Arc::new(Semaphore::new(limits::BLOB_STREAMS));
+        loop {
+            let Ok(slot) = streams.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok((mut send, recv)) = connection.accept_bi().await else {
+                return;
+            };
+            let provider = self.clone();
+            let connection = connection.clone();
+            let span = debug_span!("blob", peer = %connection.remote_id().fmt_short());
+            tokio::spawn(
+                async move {
+                    if let Err(error) = provider.serve_stream(&connection, &mut send, recv).await {
+                        debug!(%error, "request ended early");
+                        let _ = send.reset(error.code());
+                    }
+                    drop(slot);
+                }
+                .instrument(span),
+            );
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        connection: &Connection,
+        send: &mut SendStream,
+        recv: RecvStream,
+    ) -> Result<(), ServeError> {
+        let request = timeout(limits::BLOB_WRITE_TIMEOUT, read_request(recv))
+            .await
+            .map_err(|_| ServeError::Stalled)??;
+        match request {
+            Request::Get(get) => {
+                let ranges = single_blob(&get.ranges)?;
+                self.send_blob(connection, send, get.hash, ranges).await?;
+            }
+            Request::GetMany(get) => {
+                if get.hashes.len() > limits::LOOKUP_MAX_PATHS {
+                    return Err(ServeError::Refused);
+                }
+                let wanted = get.hashes.iter().zip(get.ranges.iter_infinite());
+                for (hash, ranges) in wanted {
+                    self.send_blob(connection, send, *hash, ranges.clone())
+                        .await?;
+                }
+            }
+            Request::Observe(observe) => {
+                self.observe(connection, send, observe.hash).await?;
+            }
+            _ => return Err(ServeError::Refused),
+        }
+        send.finish().map_err(|_| ServeError::Gone)
+    }
+
+    /// Finds an offered blob; what is not offered looks like what is not there.
+    async fn offered(&self, hash: BlobHash) -> Result<Blob, ServeError> {
+        let store = &self.0.store;
+        let path_hash = store
+            .path_of_blob(hash)
+            .await
+            .ok_or(ServeError::NotOffered)?;
+        let nar = store.nar(path_hash).await.ok().flatten();
+        let nar = nar.ok_or(ServeError::NotOffered)?;
+        if !self.0.offer.is_offered(store, &nar.info) {
+            return Err(ServeError::NotOffered);
+        }
+        store
+            .open_blob(hash)
+            .await
+            .map_err(|_| ServeError::NotOffered)
+    }
+
+    async fn send_blob(
+        &self,
+        connection: &Connection,
+        send: &mut SendStream,
+        hash: BlobHash,
+        ranges: ChunkRanges,
+    ) -> Result<(), ServeError> {
+        let _slot = self
+            .0
+            .requests
+            .acquire()
+            .await
+            .map_err(|_| ServeError::Gone)?;
+        let blob = self.offered(hash).await?;
+        let peer = connection.remote_id();
+        let public = is_public(connection);
+        write(send, Bytes::copy_from_slice(&blob.size().to_le_bytes())).await?;
+
+        let (pieces, mut encoded) = mpsc::channel::<Bytes>(2);
+        let piece = self.0.limits.piece(public);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut out = PieceWriter::new(pieces, piece);
+            blob.encode(&ranges, &mut out)
+                .map_err(|error| ServeError::Read(error.to_string()))?;
+            out.flush_piece().map_err(|_| ServeError::Gone)
+        });
+        while let Some(piece) = encoded.recv().await {
+            let size = piece.len() as u64;
+            self.0.limits.wait(peer, public, size).await;
+            write(send, piece).await?;
+            self.0.metrics.bytes_sent.inc_by(size);
+            (self.0.sent)(peer, size);
+        }
+        reading
+            .await
+            .map_err(|error| ServeError::Read(error.to_string()))??;
+        self.0.metrics.nars_served.inc();
+        Ok(())
+    }
+
+    async fn observe(
+        &self,
+        connection: &Connection,
+        send: &mut SendStream,
+        hash: BlobHash,
+    ) -> Result<(), ServeError> {
+        let blob = self.offered(hash).await?;
+        let item = ObserveItem {
+            size: blob.size(),
+            ranges: ChunkRanges::all(),
+        };
+        let body = postcard::to_stdvec(&item).map_err(|_| ServeError::Refused)?;
+        // iroh-blobs prefixes the item with its length as a postcard varint.
+        let mut frame =
+            postcard::to_stdvec(&(body.len() as u64)).map_err(|_| ServeError::Refused)?;
+        frame.extend_from_slice(&body);
+        write(send, frame.into()).await?;
+        // A complete blob does not change: the observer is only waited for.
+        tokio::select! {
+            _ = send.stopped() => {}
+            _ = connection.closed() => {}
+        }
+        Ok(())
+    }
+}
+
+impl ProtocolHandler for Provider {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        // A panic in a handler would end the router: it stays in a task of its own.
+        let task = tokio::spawn(self.clone().serve(connection));
+        let _ = task.await;
+        Ok(())
+    }
+}
+
+/// Reads a request of bounded size: one byte for its type, then postcard up to the end.
+async fn read_request(mut recv: RecvStream) -> Result<Request, ServeError> {
+    let bytes = recv
+        .read_to_end(limits::BLOB_MAX_REQUEST)
+        .await
+        .map_err(|_| ServeError::Refused)?;
+    let kind = bytes.first().ok_or(ServeError::Refused)?;
+    let kind: RequestType =
+        postcard::from_bytes(std::slice::from_ref(kind)).map_err(|_| ServeError::Refused)?;
+    match kind {
+        RequestType::Get | RequestType::GetMany | RequestType::Observe => {
+            postcard::from_bytes(&bytes).map_err(|_| ServeError::Refused)
+        }
+        _ => Err(ServeError::Refused),
+    }
+}
+
+/// The ranges of a request for one raw blob.
+fn single_blob(ranges: &ChunkRangesSeq) -> Result<ChunkRanges, ServeError> {
+    match ranges.as_single() {
+        Some((0, ranges)) => Ok(ranges.clone()),
+        _ => Err(ServeError::Refused),
+    }
+}
+
+async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), ServeError> {
+    timeout(limits::BLOB_WRITE_TIMEOUT, send.write_chunk(bytes))
+        .await
+        .map_err(|_| ServeError::Stalled)?
+        .map_err(|_| ServeError::Gone)
+}
+
+/// Whether the connection leads to a public address, directly or through a relay.
+fn is_public(connection: &Connection) -> bool {
+    let paths = connection.paths();
+    let selected = paths.iter().find(|path| path.is_selected());
+    selected.is_none_or(|path| match path.remote_addr() {
+        TransportAddr::Ip(addr) => !is_private(addr.ip()),
+        _ => true,
+    })
+}
+
+fn is_private(ip: std::net::IpAddr) -> bool {
+    match ip.to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        std::net::IpAddr::V6(ip) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+    }
+}
+
+/// Collects what the encoder writes into pieces and hands them to the stream's task.
+struct PieceWriter {
+    pieces: mpsc::Sender<Bytes>,
+    piece: usize,
+    buffer: BytesMut,
+}
+
+impl PieceWriter {
+    fn new(pieces: mpsc::Sender<Bytes>, piece: usize) -> Self {
+        Self {
+            pieces,
+            piece,
+            buffer: BytesMut::with_capacity(piece),
+        }
+    }
+
+    fn flush_piece(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(self.piece));
+        self.pieces
+            .blocking_send(full.freeze())
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl io::Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.piece - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() >= self.piece {
+            self.flush_piece()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_told_from_public_ones() {
+        for private in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "192.168.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(is_private(private.parse().unwrap()), "{private}");
+        }
+        for public in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "172.32.0.1"] {
+            assert!(!is_private(public.parse().unwrap()), "{public}");
+        }
+    }
+
+    #[test]
+    fn only_single_blobs_are_served() {
+        assert!(single_blob(&ChunkRangesSeq::root()).is_ok());
+        assert!(single_blob(&ChunkRangesSeq::all()).is_err());
+        assert!(single_blob(&ChunkRangesSeq::verified_child_sizes()).is_err());
+    }
+}

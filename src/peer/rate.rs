@@ -1,0 +1,179 @@
+//! Upload limits: a bucket for all peers and one for each, as pure functions of the clock.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use iroh::EndpointId;
+
+use crate::limits;
+
+/// A rate limit as virtual scheduling: when the bytes so far will have been sent at `rate`.
+///
+/// A reservation may be larger than the burst; what it exceeds is waited for by the next one, so
+/// the long-run rate is exact whatever the sizes are.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    rate: u64,
+    drained_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// Makes an idle bucket of `rate` bytes a second (at least 1).
+    pub fn new(rate: u64) -> Self {
+        Self {
+            rate: rate.max(1),
+            drained_at: None,
+        }
+    }
+
+    /// Takes `bytes` and returns how long to wait before sending them.
+    pub fn reserve(&mut self, bytes: u64, now: Instant) -> Duration {
+        let earliest = now.checked_sub(limits::BURST).unwrap_or(now);
+        let start = self.drained_at.map_or(earliest, |at| at.max(earliest));
+        let cost = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        let drained_at = start.checked_add(cost).unwrap_or(start);
+        self.drained_at = Some(drained_at);
+        drained_at.saturating_duration_since(now)
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        self.drained_at.is_none_or(|at| at <= now)
+    }
+}
+
+/// Upload limits in force: in all, for each peer, and the default for public addresses.
+#[derive(Debug)]
+pub struct UploadLimits {
+    per_peer: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    all: Option<Bucket>,
+    public: Option<Bucket>,
+    peers: HashMap<EndpointId, Bucket>,
+}
+
+impl UploadLimits {
+    /// Sets the limits, in bytes a second.
+    ///
+    /// A limit that is given holds for every peer. Where neither is, public addresses share
+    /// [`limits::PUBLIC_UPLOAD`] and loopback and private ones are unlimited.
+    pub fn new(all: Option<u64>, per_peer: Option<u64>) -> Self {
+        let public =
+            (all.is_none() && per_peer.is_none()).then(|| Bucket::new(limits::PUBLIC_UPLOAD));
+        Self {
+            per_peer,
+            state: Mutex::new(State {
+                all: all.map(Bucket::new),
+                public,
+                peers: HashMap::new(),
+            }),
+        }
+    }
+
+    /// The largest piece to send at once, in bytes, so that no piece is a burst of its own.
+    pub fn piece(&self, public: bool) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let rates = [
+            state.all.as_ref().map(|b| b.rate),
+            self.per_peer,
+            state.public.as_ref().filter(|_| public).map(|b| b.rate),
+        ];
+        let slowest = rates.into_iter().flatten().min();
+        slowest.map_or(limits::BLOB_PIECE, |rate| {
+            usize::try_from(rate / 20)
+                .unwrap_or(usize::MAX)
+                .clamp(1024, limits::BLOB_PIECE)
+        })
+    }
+
+    /// Takes `bytes` for `peer` and returns how long to wait before sending them.
+    pub fn reserve(&self, peer: EndpointId, public: bool, bytes: u64, now: Instant) -> Duration {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wait = Duration::ZERO;
+        if let Some(bucket) = state.all.as_mut() {
+            wait = wait.max(bucket.reserve(bytes, now));
+        }
+        if public && let Some(bucket) = state.public.as_mut() {
+            wait = wait.max(bucket.reserve(bytes, now));
+        }
+        if let Some(rate) = self.per_peer {
+            if state.peers.len() > limits::CONNECTIONS {
+                state.peers.retain(|_, bucket| !bucket.is_idle(now));
+            }
+            let bucket = state.peers.entry(peer).or_insert_with(|| Bucket::new(rate));
+            wait = wait.max(bucket.reserve(bytes, now));
+        }
+        wait
+    }
+
+    /// Waits until `bytes` may be sent to `peer`. Cancel safe: the bytes count as sent.
+    pub async fn wait(&self, peer: EndpointId, public: bool, bytes: u64) {
+        let wait = self.reserve(peer, public, bytes, Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_rate_holds_within_five_percent_over_ten_seconds(
+            rate in 10_000u64..200_000_000,
+            sizes in proptest::collection::vec(1u64..131_072, 1..32),
+        ) {
+            let start = Instant::now();
+            let mut bucket = Bucket::new(rate);
+            let mut now = start;
+            let mut sent = 0u64;
+            let end = start + Duration::from_secs(10);
+            for i in 0.. {
+                // No piece is larger than a twentieth of a second of rate, as `piece` says.
+                let size = sizes[i % sizes.len()].min((rate / 20).max(1024));
+                now += bucket.reserve(size, now);
+                if now > end { break; }
+                sent += size;
+            }
+            let expected = rate * 10;
+            prop_assert!(sent <= expected + expected / 20, "{sent} of {expected}");
+            prop_assert!(sent >= expected - expected / 20, "{sent} of {expected}");
+        }
+
+        #[test]
+        fn an_idle_bucket_saves_at_most_one_burst(rate in 10_000u64..200_000_000, idle in 1u64..1000) {
+            let start = Instant::now();
+            let mut bucket = Bucket::new(rate);
+            bucket.reserve(1, start);
+            let now = start + Duration::from_secs(idle);
+            let burst = (rate as f64 * limits::BURST.as_secs_f64()) as u64;
+            prop_assert_eq!(bucket.reserve(burst / 2, now), Duration::ZERO);
+            prop_assert!(bucket.reserve(burst, now) > Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_limit_given_explicitly_holds_for_private_addresses_too() {
+        let id = iroh::SecretKey::from_bytes(&[1; 32]).public();
+        let now = Instant::now();
+        let limits = UploadLimits::new(None, None);
+        assert_eq!(limits.reserve(id, false, 1 << 30, now), Duration::ZERO);
+        assert!(limits.reserve(id, true, 1 << 30, now) > Duration::from_secs(100));
+        let limits = UploadLimits::new(Some(1_000_000), None);
+        assert!(limits.reserve(id, false, 10_000_000, now) > Duration::from_secs(9));
+        let limits = UploadLimits::new(None, Some(1_000_000));
+        assert!(limits.reserve(id, false, 10_000_000, now) > Duration::from_secs(9));
+        let other = iroh::SecretKey::from_bytes(&[2; 32]).public();
+        assert_eq!(limits.reserve(other, false, 1000, now), Duration::ZERO);
+    }
+}

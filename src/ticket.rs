@@ -1,0 +1,237 @@
+//! Tickets: one pasteable word that says where a peer is and what it shares.
+//!
+//! A ticket is `peerix` followed by base32 of a version byte, a postcard body and four bytes of
+//! the BLAKE3 of both, so that a ticket that was cut or mistyped is told from a foreign one before
+//! anything is done with it.
+
+use std::{collections::BTreeSet, fmt, net::SocketAddr, str::FromStr};
+
+use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
+use iroh_tickets::{ParseError, Ticket as _};
+use peerix_store::nix::StorePath;
+use serde::{Deserialize, Serialize};
+
+/// Longest ticket that is read, in characters: what [`MAX_PATHS`] paths with the longest names and
+/// [`MAX_ADDRESSES`] addresses can take, rounded up.
+pub const MAX_TICKET_LENGTH: usize = 128 * 1024;
+/// Most paths that a ticket names.
+pub const MAX_PATHS: usize = 256;
+/// Most addresses that a ticket carries; an endpoint has a handful.
+pub const MAX_ADDRESSES: usize = 32;
+
+const VERSION: u8 = 1;
+const CHECKSUM_LENGTH: usize = 4;
+
+/// Where a peer is, and what it shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The peer.
+    pub addr: EndpointAddr,
+    /// The store paths that are shared; none in a ticket that names the peer alone.
+    pub paths: Vec<StorePath>,
+}
+
+/// Why a text is no ticket.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TicketError {
+    /// It doesn't begin like one.
+    #[error("not a peerix ticket: those begin with `peerix`{hint}")]
+    Foreign {
+        /// What it looks like instead, or nothing.
+        hint: &'static str,
+    },
+    /// It is longer than any ticket.
+    #[error("not a peerix ticket: longer than {MAX_TICKET_LENGTH} characters")]
+    TooLong,
+    /// It begins like one and doesn't go on like one.
+    #[error("this ticket is cut short or mistyped: copy all of it again")]
+    Damaged,
+    /// It is of a version that this build doesn't know.
+    #[error("this ticket is of version {version}, made by a newer peerix: update this one")]
+    Newer {
+        /// Its version.
+        version: u8,
+    },
+    /// A peer that is neither a ticket nor `ID@ADDR:PORT`.
+    #[error("`{text}` is neither a ticket nor ID@ADDR:PORT: {reason}")]
+    Peer {
+        /// As given, shortened.
+        text: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    id: [u8; 32],
+    relays: Vec<String>,
+    addresses: Vec<SocketAddr>,
+    paths: Vec<([u8; 20], String)>,
+}
+
+impl Ticket {
+    fn body(&self) -> Body {
+        let paths = self.paths.iter().take(MAX_PATHS);
+        Body {
+            id: *self.addr.id.as_bytes(),
+            relays: self
+                .addr
+                .relay_urls()
+                .take(MAX_ADDRESSES)
+                .map(ToString::to_string)
+                .collect(),
+            addresses: self.addr.ip_addrs().take(MAX_ADDRESSES).copied().collect(),
+            paths: paths
+                .map(|path| (*path.digest(), path.name().to_owned()))
+                .collect(),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, TicketError> {
+        let (versioned, checksum) = bytes
+            .split_last_chunk::<CHECKSUM_LENGTH>()
+            .ok_or(TicketError::Damaged)?;
+        if checksum_of(versioned) != *checksum {
+            return Err(TicketError::Damaged);
+        }
+        let (&version, body) = versioned.split_first().ok_or(TicketError::Damaged)?;
+        if version != VERSION {
+            return Err(TicketError::Newer { version });
+        }
+        let (body, rest) =
+            postcard::take_from_bytes::<Body>(body).map_err(|_| TicketError::Damaged)?;
+        let within_limits = body.relays.len() <= MAX_ADDRESSES
+            && body.addresses.len() <= MAX_ADDRESSES
+            && body.paths.len() <= MAX_PATHS;
+        if !rest.is_empty() || !within_limits {
+            return Err(TicketError::Damaged);
+        }
+        body.try_into()
+    }
+}
+
+impl TryFrom<Body> for Ticket {
+    type Error = TicketError;
+
+    fn try_from(body: Body) -> Result<Self, TicketError> {
+        let id = EndpointId::from_bytes(&body.id).map_err(|_| TicketError::Damaged)?;
+        let mut addrs: BTreeSet<TransportAddr> =
+            body.addresses.into_iter().map(TransportAddr::Ip).collect();
+        for relay in body.relays {
+            let url: RelayUrl = relay.parse().map_err(|_| TicketError::Damaged)?;
+            addrs.insert(TransportAddr::Relay(url));
+        }
+        let paths = body.paths.into_iter().map(|(digest, name)| {
+            StorePath::from_parts(digest, &name).map_err(|_| TicketError::Damaged)
+        });
+        Ok(Ticket {
+            addr: EndpointAddr { id, addrs },
+            paths: paths.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl iroh_tickets::Ticket for Ticket {
+    const KIND: &'static str = "peerix";
+
+    fn encode_bytes(&self) -> Vec<u8> {
+        // Writing plain data to a growing vector fails in no way that postcard knows.
+        let mut bytes = postcard::to_extend(&self.body(), vec![VERSION]).unwrap_or_default();
+        let checksum = checksum_of(&bytes);
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    fn decode_bytes(bytes: &[u8]) -> Result<Self, ParseError> {
+        Ticket::decode(bytes).map_err(|error| {
+            ParseError::verification_failed(match error {
+                TicketError::Newer { .. } => "made by a newer peerix",
+                _ => "cut short or mistyped",
+            })
+        })
+    }
+}
+
+fn checksum_of(bytes: &[u8]) -> [u8; CHECKSUM_LENGTH] {
+    let mut checksum = [0; CHECKSUM_LENGTH];
+    blake3::Hasher::new_derive_key("peerix ticket checksum")
+        .update(bytes)
+        .finalize_xof()
+        .fill(&mut checksum);
+    checksum
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.encode_string())
+    }
+}
+
+impl FromStr for Ticket {
+    type Err = TicketError;
+
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        if text.len() > MAX_TICKET_LENGTH {
+            return Err(TicketError::TooLong);
+        }
+        let text = text.trim().to_ascii_lowercase();
+        let body = text
+            .strip_prefix(Self::KIND)
+            .ok_or_else(|| TicketError::Foreign {
+                hint: foreign_kind(&text),
+            })?;
+        let bytes = data_encoding::BASE32_NOPAD
+            .decode(body.to_ascii_uppercase().as_bytes())
+            .map_err(|_| TicketError::Damaged)?;
+        Ticket::decode(&bytes)
+    }
+}
+
+/// What a text is that is no ticket of ours, as far as its beginning tells.
+fn foreign_kind(text: &str) -> &'static str {
+    const KINDS: &[(&str, &str)] = &[
+        ("endpoint", " (this is an iroh endpoint ticket)"),
+        ("node", " (this is an iroh node ticket)"),
+        ("blob", " (this is an iroh blob ticket)"),
+        ("doc", " (this is an iroh document ticket)"),
+        ("/nix/store/", " (this is a store path)"),
+    ];
+    KINDS
+        .iter()
+        .find(|(prefix, _)| text.starts_with(prefix))
+        .map_or("", |(_, hint)| hint)
+}
+
+/// A peer as people name one: a ticket, or `ID@ADDR:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddr(pub EndpointAddr);
+
+impl FromStr for PeerAddr {
+    type Err = TicketError;
+
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        let text = text.trim();
+        let Some((id, address)) = text.split_once('@') else {
+            return Ok(PeerAddr(text.parse::<Ticket>()?.addr));
+        };
+        let wrong = |reason| TicketError::Peer {
+            text: text.chars().take(100).collect(),
+            reason,
+        };
+        let id: EndpointId = id
+            .parse()
+            .map_err(|_| wrong("the part before @ is not an endpoint id"))?;
+        let address: SocketAddr = address.parse().map_err(|_| {
+            wrong("after @ comes an IP address and a port, 10.0.0.1:12306 or [::1]:12306")
+        })?;
+        if address.port() == 0 || address.ip().is_unspecified() {
+            return Err(wrong("nothing can be reached at that address"));
+        }
+        Ok(PeerAddr(EndpointAddr::new(id).with_ip_addr(address)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

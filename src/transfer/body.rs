@@ -1,0 +1,90 @@
+//! What HTTP reads: a local NAR, or a transfer followed as it arrives.
+
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use peerix_store::NarReader;
+
+use super::{State, Transfer};
+use crate::{limits, substituter::NarBody};
+
+/// A NAR out of the own store.
+pub(super) struct LocalBody(pub(super) NarReader);
+
+impl NarBody for LocalBody {
+    fn stream(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let pieces = self.0.stream(range);
+        pieces.map(|piece| piece.map_err(io::Error::other)).boxed()
+    }
+}
+
+/// One reader of a transfer; the transfer knows how many it has.
+pub(super) struct TransferBody(Arc<Transfer>);
+
+impl TransferBody {
+    pub(super) fn new(transfer: Arc<Transfer>) -> Self {
+        transfer.add_reader();
+        Self(transfer)
+    }
+
+    /// Waits until bytes after `offset` may be handed out, and reads some of them.
+    async fn next(&self, offset: u64, end: u64) -> io::Result<Bytes> {
+        let mut state = self.0.state.subscribe();
+        let mut watermark = self.0.download.watermark();
+        let readable = loop {
+            let now = *state.borrow_and_update();
+            watermark.borrow_and_update();
+            let readable = self.0.readable();
+            if readable > offset {
+                break readable;
+            }
+            match now {
+                State::Running | State::Verified => {}
+                State::Failed => return Err(cut("no provider is left")),
+                State::WrongNar => return Err(cut("the NAR was wrong")),
+            }
+            tokio::select! {
+                changed = state.changed() => changed.map_err(|_| cut("the transfer ended"))?,
+                changed = watermark.changed() => if changed.is_err() {
+                    state.changed().await.map_err(|_| cut("the transfer ended"))?;
+                },
+            }
+        };
+        let piece = offset..readable.min(end).min(offset + limits::BODY_PIECE);
+        let download = self.0.download.clone();
+        let reading = tokio::task::spawn_blocking(move || download.read_at(piece));
+        let bytes = reading.await.map_err(io::Error::other)??;
+        self.0.has_read_to(offset + bytes.len() as u64);
+        Ok(bytes)
+    }
+}
+
+impl Drop for TransferBody {
+    fn drop(&mut self) {
+        self.0.remove_reader();
+    }
+}
+
+impl NarBody for TransferBody {
+    fn stream(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
+        let end = range.end;
+        stream::try_unfold((self, range.start), move |(body, offset)| async move {
+            if offset >= end {
+                return Ok(None);
+            }
+            let bytes = body.next(offset, end).await?;
+            if bytes.is_empty() {
+                return Err(cut("the store returned nothing"));
+            }
+            let next = offset + bytes.len() as u64;
+            Ok(Some((bytes, (body, next))))
+        })
+        .boxed()
+    }
+}
+
+/// The connection is cut with this: a body never ends short and clean.
+fn cut(reason: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, reason)
+}

@@ -1,0 +1,237 @@
+//! Fetches ranges of one blob from one provider, each chunk group verified as it arrives.
+
+use std::{
+    io,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use bao_tree::{
+    BaoTree, BlockSize, ChunkRanges,
+    io::{
+        BaoContentItem, DecodeError, Leaf, Parent,
+        fsm::{ResponseDecoder, ResponseDecoderNext},
+    },
+};
+use bytes::{Bytes, BytesMut};
+use iroh::endpoint::{Connection, ReadError, RecvStream};
+use iroh_blobs::protocol::{ChunkRangesExt, ChunkRangesSeq, ERR_LIMIT, GetRequest, Request};
+use iroh_io::AsyncStreamReader;
+use peerix_store::BlobHash;
+use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
+
+use crate::{limits, peer::score::Fault};
+
+/// 16 KiB chunk groups, as iroh-blobs has them.
+const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
+
+/// Leaves handed over at once when a stream is in full flow: 256 KiB.
+const FULL_BATCH: usize = 16;
+
+/// No verified leaf waits longer than this for its batch to fill.
+const BATCH_AGE: Duration = Duration::from_millis(20);
+
+/// Verified parts of a blob, ready to be stored.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Inner nodes of the tree.
+    pub parents: Vec<Parent>,
+    /// Chunk groups, in order.
+    pub leaves: Vec<Leaf>,
+}
+
+/// How a fetch ended.
+#[derive(Debug)]
+pub struct Fetched {
+    /// End of what was delivered, from the start of the range.
+    pub delivered: u64,
+    /// What went wrong, where not all of the range was delivered.
+    pub fault: Option<Fault>,
+}
+
+/// Fetches `range` of `blob_hash`, `size` bytes long, and sends verified batches to `sink`.
+///
+/// The size a provider reports must be `size`, and nothing may follow the last byte. A closed
+/// sink ends the fetch without a fault. Cancel safe: what was sent to the sink stays valid.
+pub async fn fetch(
+    connection: &Connection,
+    blob_hash: BlobHash,
+    size: u64,
+    range: Range<u64>,
+    sink: &mpsc::Sender<Batch>,
+) -> Fetched {
+    let mut delivered = range.start;
+    let result = run(connection, blob_hash, size, range, sink, &mut delivered).await;
+    Fetched {
+        delivered,
+        fault: result.err(),
+    }
+}
+
+async fn run(
+    connection: &Connection,
+    blob_hash: BlobHash,
+    size: u64,
+    range: Range<u64>,
+    sink: &mpsc::Sender<Batch>,
+    delivered: &mut u64,
+) -> Result<(), Fault> {
+    let ranges = ChunkRanges::bytes(range);
+    let request = GetRequest::new(blob_hash, ChunkRangesSeq::from_ranges([ranges.clone()]));
+    let recv = timeout(limits::STALL, send_request(connection, request))
+        .await
+        .map_err(|_| Fault::Silent)??;
+    let mut reader = Reader {
+        recv,
+        buffer: BytesMut::new(),
+    };
+    let reported = reader.read::<8>().await.map_err(|e| read_fault(&e))?;
+    if u64::from_le_bytes(reported) != size {
+        return Err(Fault::BadData);
+    }
+    let tree = BaoTree::new(size, BLOCK_SIZE);
+    decode(reader, blob_hash, tree, ranges, sink, delivered).await
+}
+
+async fn send_request(connection: &Connection, request: GetRequest) -> Result<RecvStream, Fault> {
+    let (mut send, recv) = connection
+        .open_bi()
+        .await
+        .map_err(|_| Fault::Disconnected)?;
+    let bytes = postcard::to_stdvec(&Request::Get(request)).map_err(|_| Fault::Refused)?;
+    send.write_all(&bytes)
+        .await
+        .map_err(|_| Fault::Disconnected)?;
+    send.finish().map_err(|_| Fault::Disconnected)?;
+    Ok(recv)
+}
+
+async fn decode(
+    reader: Reader,
+    blob_hash: BlobHash,
+    tree: BaoTree,
+    ranges: ChunkRanges,
+    sink: &mpsc::Sender<Batch>,
+    delivered: &mut u64,
+) -> Result<(), Fault> {
+    let mut decoder = ResponseDecoder::new(blob_hash.into(), ranges, tree, reader);
+    let mut batch = Batch::default();
+    let mut full = 1;
+    let mut flushed_at = Instant::now();
+    loop {
+        match decoder.next().await {
+            ResponseDecoderNext::More((next, item)) => {
+                decoder = next;
+                match item.map_err(|error| decode_fault(&error)) {
+                    Ok(BaoContentItem::Parent(parent)) => batch.parents.push(parent),
+                    Ok(BaoContentItem::Leaf(leaf)) => batch.leaves.push(leaf),
+                    Err(fault) => {
+                        flush(&mut batch, sink, delivered).await;
+                        return Err(fault);
+                    }
+                }
+            }
+            ResponseDecoderNext::Done(mut reader) => {
+                flush(&mut batch, sink, delivered).await;
+                return reader.expect_end().await;
+            }
+        }
+        // The first chunk group leaves at once; batches grow while the stream keeps up.
+        if batch.leaves.len() >= full
+            || (!batch.leaves.is_empty() && flushed_at.elapsed() > BATCH_AGE)
+        {
+            full = (full * 2).min(FULL_BATCH);
+            flushed_at = Instant::now();
+            if !flush(&mut batch, sink, delivered).await {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn flush(batch: &mut Batch, sink: &mpsc::Sender<Batch>, delivered: &mut u64) -> bool {
+    let batch = std::mem::take(batch);
+    let end = batch
+        .leaves
+        .last()
+        .map(|leaf| leaf.offset + leaf.data.len() as u64);
+    if sink.send(batch).await.is_err() {
+        return false;
+    }
+    if let Some(end) = end {
+        *delivered = end;
+    }
+    true
+}
+
+/// Buffers a stream, so that a chunk group is one slice of what arrived.
+struct Reader {
+    recv: RecvStream,
+    buffer: BytesMut,
+}
+
+impl Reader {
+    const BUFFER: usize = 256 * 1024;
+
+    async fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        while self.buffer.len() < wanted {
+            if self.buffer.capacity() < wanted {
+                self.buffer.reserve(Self::BUFFER);
+            }
+            let read = self.recv.read_buf(&mut self.buffer);
+            let read = timeout(limits::STALL, read)
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the provider finished the stream and sent nothing more.
+    async fn expect_end(&mut self) -> Result<(), Fault> {
+        match self.fill(1).await {
+            Ok(()) => Err(Fault::BadData),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(read_fault(&error)),
+        }
+    }
+}
+
+impl AsyncStreamReader for Reader {
+    async fn read_bytes(&mut self, len: usize) -> io::Result<Bytes> {
+        self.fill(len).await?;
+        Ok(self.buffer.split_to(len).freeze())
+    }
+
+    async fn read<const L: usize>(&mut self) -> io::Result<[u8; L]> {
+        self.fill(L).await?;
+        let mut bytes = [0; L];
+        bytes.copy_from_slice(&self.buffer.split_to(L));
+        Ok(bytes)
+    }
+}
+
+fn decode_fault(error: &DecodeError) -> Fault {
+    match error {
+        DecodeError::ParentHashMismatch(_) | DecodeError::LeafHashMismatch(_) => Fault::BadData,
+        DecodeError::ParentNotFound(_) | DecodeError::LeafNotFound(_) => Fault::Absent,
+        DecodeError::Io(error) => read_fault(error),
+    }
+}
+
+fn read_fault(error: &io::Error) -> Fault {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Fault::Silent;
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Fault::Absent;
+    }
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<ReadError>());
+    match inner {
+        Some(ReadError::Reset(code)) if *code == ERR_LIMIT => Fault::Refused,
+        Some(ReadError::Reset(_)) => Fault::Absent,
+        _ => Fault::Disconnected,
+    }
+}

@@ -1,0 +1,81 @@
+//! What a [`Store`](crate::Store) is opened with.
+
+use std::path::PathBuf;
+
+/// Where a store keeps its state and which Nix store it reads.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Directory for the index, outboards and downloaded blobs; made if it is missing.
+    pub state_dir: PathBuf,
+    /// The Nix store whose paths are offered.
+    pub nix_store: NixStore,
+    /// Bytes of downloaded NARs held in memory until Nix imports them.
+    pub inline_cache_bytes: u64,
+    /// Bytes of NAR layouts kept for paths read lately.
+    pub layout_cache_bytes: usize,
+}
+
+impl Config {
+    /// Takes the two places and leaves every bound at its default.
+    #[must_use]
+    pub fn new(state_dir: impl Into<PathBuf>, nix_store: NixStore) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            nix_store,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::new(),
+            nix_store: NixStore::Auto,
+            inline_cache_bytes: 32 * 1024 * 1024,
+            layout_cache_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// Which Nix store is read, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum NixStore {
+    /// The system's store at `/nix`, through whatever source is there.
+    #[default]
+    Auto,
+    /// The store below a directory, read through its SQLite database.
+    Local {
+        /// The directory before `/nix/store`; `None` is `/`.
+        root: Option<PathBuf>,
+    },
+}
+
+impl NixStore {
+    fn below_root(&self, relative: &str) -> PathBuf {
+        match self {
+            Self::Local { root: Some(root) } => root.join(relative),
+            Self::Auto | Self::Local { root: None } => PathBuf::from("/").join(relative),
+        }
+    }
+
+    /// Returns the directory that holds the store paths' files.
+    #[must_use]
+    pub fn physical_store_dir(&self) -> PathBuf {
+        self.below_root("nix/store")
+    }
+
+    /// Returns the place of Nix's SQLite database.
+    #[must_use]
+    pub fn database_path(&self) -> PathBuf {
+        self.below_root("nix/var/nix/db/db.sqlite")
+    }
+
+    /// Returns the directory of Nix's garbage collector roots.
+    #[must_use]
+    pub fn gc_roots_dir(&self) -> PathBuf {
+        self.below_root("nix/var/nix/gcroots")
+    }
+}

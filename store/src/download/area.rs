@@ -1,0 +1,183 @@
+//! Bytes written in any order, in memory or in a temporary file.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice, Write as _},
+    mem,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use tempfile::NamedTempFile;
+
+use crate::{
+    StoreError,
+    files::{Files, write_error},
+    nar::append_from_file,
+};
+
+/// A fixed number of bytes, until they are taken.
+#[derive(Debug)]
+pub(super) struct Area {
+    size: u64,
+    place: Mutex<Option<Place>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory(Vec<u8>),
+    /// Taken from memory: still readable.
+    Kept(Bytes),
+    File {
+        /// Used without the lock, and after the name was taken.
+        file: Arc<File>,
+        temporary: Option<NamedTempFile>,
+    },
+}
+
+/// The bytes of an area, whole.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Memory(Bytes),
+    File(NamedTempFile),
+}
+
+impl Area {
+    pub(super) fn new(files: &Files, size: u64, max_in_memory: u64) -> Result<Self, StoreError> {
+        let place = if size <= max_in_memory {
+            Place::Memory(vec![0; size as usize])
+        } else {
+            let temporary = files.temporary()?;
+            let file = temporary
+                .as_file()
+                .try_clone()
+                .map_err(|error| write_error(temporary.path(), error))?;
+            Place::File {
+                file: Arc::new(file),
+                temporary: Some(temporary),
+            }
+        };
+        Ok(Self {
+            size,
+            place: Mutex::new(Some(place)),
+        })
+    }
+
+    /// Writes `slices` one after the other from `at` on.
+    pub(super) fn write(&self, at: u64, slices: &[&[u8]]) -> io::Result<()> {
+        let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        let inside = at.checked_add(len).is_some_and(|end| end <= self.size);
+        if !inside {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.as_mut() {
+            Some(Place::Memory(bytes)) => {
+                let mut start = at as usize;
+                for slice in slices {
+                    bytes[start..start + slice.len()].copy_from_slice(slice);
+                    start += slice.len();
+                }
+                Ok(())
+            }
+            Some(Place::File { file, .. }) => {
+                let file = file.clone();
+                drop(place);
+                write_all_at(&file, at, slices)
+            }
+            Some(Place::Kept(_)) | None => Err(gone()),
+        }
+    }
+
+    pub(super) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        if range.start > range.end || range.end > self.size {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.as_ref() {
+            Some(Place::Memory(bytes)) => {
+                let range = range.start as usize..range.end as usize;
+                Ok(Bytes::copy_from_slice(&bytes[range]))
+            }
+            Some(Place::Kept(bytes)) => Ok(bytes.slice(range.start as usize..range.end as usize)),
+            Some(Place::File { file, .. }) => {
+                let file = file.clone();
+                drop(place);
+                let len = usize::try_from(range.end - range.start)
+                    .map_err(|_| io::ErrorKind::InvalidInput)?;
+                let mut bytes = Vec::with_capacity(len);
+                append_from_file(&file, range.start, len, &mut bytes)?;
+                Ok(bytes.into())
+            }
+            None => Err(gone()),
+        }
+    }
+
+    /// Takes the bytes once, and ends writing; reading goes on.
+    pub(super) fn take(&self) -> Option<Taken> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.as_mut()? {
+            Place::Memory(bytes) => {
+                let bytes = Bytes::from(mem::take(bytes));
+                *place = Some(Place::Kept(bytes.clone()));
+                Some(Taken::Memory(bytes))
+            }
+            Place::File { temporary, .. } => temporary.take().map(Taken::File),
+            Place::Kept(_) => None,
+        }
+    }
+
+    /// Ends reading and writing, and removes the temporary file.
+    pub(super) fn clear(&self) {
+        self.place
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+impl Taken {
+    /// Writes what is in memory to a temporary file.
+    pub(super) fn into_file(self, files: &Files) -> Result<NamedTempFile, StoreError> {
+        match self {
+            Self::File(file) => Ok(file),
+            Self::Memory(bytes) => {
+                let file = files.temporary()?;
+                file.as_file()
+                    .write_all(&bytes)
+                    .map_err(|error| write_error(file.path(), error))?;
+                Ok(file)
+            }
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the download has ended")
+}
+
+/// Most slices that one system call takes.
+const MAX_SLICES: usize = 256;
+
+fn write_all_at(file: &File, mut at: u64, slices: &[&[u8]]) -> io::Result<()> {
+    for batch in slices.chunks(MAX_SLICES) {
+        let vectors: Vec<_> = batch.iter().map(|slice| IoSlice::new(slice)).collect();
+        let mut written = loop {
+            match rustix::io::pwritev(file, &vectors, at) {
+                Ok(written) => break written,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        // A short write is rare: the rest goes slice by slice.
+        for slice in batch {
+            let done = written.min(slice.len());
+            written -= done;
+            file.write_all_at(&slice[done..], at + done as u64)?;
+            at += slice.len() as u64;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! The index: which blobs are held and where their bytes are, and what was shared.
+//!
+//! One redb file. Reads go straight to it and cost microseconds; writes go through one thread
+//! that commits whatever has queued up at once. What can be recomputed, the hash of a NAR that
+//! is in Nix's store anyway, is visible at once and synced within a second; all else is synced
+//! before it is acknowledged.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+};
+
+use bytes::Bytes;
+use redb::{
+    Database, DatabaseError as OpenFailed, ReadTransaction, ReadableDatabase as _,
+    ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{BlobHash, OpenError, StoreError, limits, nix::StorePathHash};
+
+mod record;
+mod writer;
+
+pub(crate) use record::{BlobRecord, PathRecord, ShareRecord};
+pub(crate) use writer::Change;
+use writer::{Message, Writer};
+
+/// Version of what the tables mean.
+const SCHEMA: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Store path hash -> [`PathRecord`].
+const PATHS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("paths");
+/// Blob hash -> [`BlobRecord`].
+const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
+/// Blob hash -> pre-order outboard, where it is small.
+const OUTBOARDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("outboards");
+/// Store path hash of the root -> [`ShareRecord`].
+const SHARES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("shares");
+
+/// The open index.
+pub(crate) struct Index {
+    /// `None` once closed, so that the file can be opened again while clones of the store linger.
+    database: RwLock<Option<Arc<Database>>>,
+    writer: Mutex<Option<Writer>>,
+}
+
+impl Index {
+    /// Opens or makes the index. Blocks.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let malformed = |reason: String| OpenError::MalformedIndex {
+            path: path.to_owned(),
+            reason,
+        };
+        let database = Database::builder()
+            .set_cache_size(limits::INDEX_CACHE_BYTES)
+            .create(path)
+            .map_err(|error| match error {
+                OpenFailed::DatabaseAlreadyOpen => OpenError::InUse {
+                    path: path.to_owned(),
+                },
+                OpenFailed::Storage(redb::StorageError::Io(source))
+                    if source.kind() != std::io::ErrorKind::InvalidData =>
+                {
+                    OpenError::StateDir {
+                        path: path.to_owned(),
+                        source,
+                    }
+                }
+                error => malformed(error.to_string()),
+            })?;
+        let found = schema(&database).map_err(|error| malformed(error.to_string()))?;
+        match found {
+            Some(found) if found > SCHEMA => {
+                return Err(OpenError::NewerIndex {
+                    path: path.to_owned(),
+                    found,
+                    supported: SCHEMA,
+                });
+            }
+            Some(_) => {}
+            None => create_tables(&database).map_err(|error| malformed(error.to_string()))?,
+        }
+        let database = Arc::new(database);
+        let writer = Writer::spawn(database.clone()).map_err(|source| OpenError::StateDir {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            database: RwLock::new(Some(database)),
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// What is held for a store path.
+    pub(crate) fn path(&self, path_hash: StorePathHash) -> Result<Option<PathRecord>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(PATHS).map_err(failed)?;
+        let value = table.get(path_hash.as_bytes()).map_err(failed)?;
+        value.map(|value| decode(value.value())).transpose()
+    }
+
+    /// What is held for several store paths, in one transaction.
+    pub(crate) fn paths(
+        &self,
+        path_hashes: &[StorePathHash],
+    ) -> Result<Vec<Option<PathRecord>>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(PATHS).map_err(failed)?;
+        path_hashes
+            .iter()
+            .map(|path_hash| {
+                let value = table.get(path_hash.as_bytes()).map_err(failed)?;
+                value.map(|value| decode(value.value())).transpose()
+            })
+            .collect()
+    }
+
+    /// Where a blob's bytes are, and its outboard if that is small.
+    pub(crate) fn blob(
+        &self,
+        blob: BlobHash,
+    ) -> Result<Option<(BlobRecord, Option<Bytes>)>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(BLOBS).map_err(failed)?;
+        let Some(value) = table.get(blob.as_bytes()).map_err(failed)? else {
+            return Ok(None);
+        };
+        let record = decode(value.value())?;
+        let outboards = read.open_table(OUTBOARDS).map_err(failed)?;
+        let outboard = outboards.get(blob.as_bytes()).map_err(failed)?;
+        let outboard = outboard.map(|value| Bytes::copy_from_slice(value.value()));
+        Ok(Some((record, outboard)))
+    }
+
+    /// Visits every blob held.
+    pub(crate) fn for_each_blob(
+        &self,
+        mut visit: impl FnMut(BlobHash, BlobRecord),
+    ) -> Result<(), StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(BLOBS).map_err(failed)?;
+        for entry in table.iter().map_err(failed)? {
+            let (key, value) = entry.map_err(failed)?;
+            visit(BlobHash::from_bytes(*key.value()), decode(value.value())?);
+        }
+        Ok(())
+    }
+
+    /// The blobs held, of which files may lie beside the index.
+    pub(crate) fn blob_hashes(&self) -> Result<HashSet<BlobHash>, StoreError> {
+        let mut hashes = HashSet::new();
+        self.for_each_blob(|hash, _| {
+            hashes.insert(hash);
+        })?;
+        Ok(hashes)
+    }
+
+    /// All shares.
+    pub(crate) fn shares(&self) -> Result<Vec<ShareRecord>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(SHARES).map_err(failed)?;
+        let mut shares = Vec::new();
+        for entry in table.iter().map_err(failed)? {
+            let (_, value) = entry.map_err(failed)?;
+            shares.push(decode(value.value())?);
+        }
+        Ok(shares)
+    }
+
+    /// Paths held, blobs held.
+    pub(crate) fn counts(&self) -> Result<(u64, u64), StoreError> {
+        let read = self.read()?;
+        let paths = read.open_table(PATHS).map_err(failed)?;
+        let blobs = read.open_table(BLOBS).map_err(failed)?;
+        Ok((paths.len().map_err(failed)?, blobs.len().map_err(failed)?))
+    }
+
+    /// Commits a change and waits for it. Blocks.
+    pub(crate) fn write_blocking(&self, change: Change) -> Result<bool, StoreError> {
+        let (done, receive) = mpsc::sync_channel(1);
+        let answer = Box::new(move |outcome| {
+            // Whoever asked waits below.
+            let _ = done.send(outcome);
+        });
+        let message = Message {
+            change,
+            done: answer,
+        };
+        match &*self.writer.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(writer) => writer.send(message),
+            None => return Err(StoreError::ShuttingDown),
+        }
+        receive.recv().unwrap_or(Err(StoreError::ShuttingDown))
+    }
+
+    /// Commits and syncs what is queued, and closes the file. Blocks.
+    pub(crate) fn close(&self) {
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = writer {
+            writer.close();
+        }
+        self.database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    fn read(&self) -> Result<ReadTransaction, StoreError> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or(StoreError::ShuttingDown)?;
+        database.begin_read().map_err(failed)
+    }
+}
+
+fn schema(database: &Database) -> Result<Option<u64>, redb::Error> {
+    let read = database.begin_read()?;
+    let meta = match read.open_table(META) {
+        Ok(meta) => meta,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(meta.get("schema")?.map(|value| value.value()))
+}
+
+fn create_tables(database: &Database) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        write.open_table(META)?.insert("schema", SCHEMA)?;
+        write.open_table(PATHS)?;
+        write.open_table(BLOBS)?;
+        write.open_table(OUTBOARDS)?;
+        write.open_table(SHARES)?;
+    }
+    write.commit()?;
+    Ok(())
+}
+
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Index {
+        reason: error.into().to_string(),
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(bytes).map_err(|error| StoreError::Index {
+        reason: format!("a malformed record: {error}"),
+    })
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StoreError> {
+    postcard::to_stdvec(record).map_err(|error| StoreError::Index {
+        reason: format!("a record cannot be written: {error}"),
+    })
+}
+
+/// The index's place in a state directory.
+pub(crate) fn index_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("index.redb")
+}

@@ -1,0 +1,50 @@
+//! NARs of this machine as verified blobs, and their index.
+//!
+//! A [`Store`] reads what Nix has from Nix's own database, hashes NARs when they are first asked
+//! for, and hands them out as blobs of iroh-blobs: addressed by BLAKE3, verified in chunk groups
+//! of 16 KiB, at any offset. The bytes of a path in `/nix/store` are re-read from its live files
+//! (a NAR *by reference*); what was downloaded and is not in Nix's store yet lies in memory or in
+//! a file beside the index.
+//!
+//! Nothing leaves a store unchecked: bytes that are no longer the ones that were hashed end the
+//! read, and the entry is dropped. A NAR whose SHA-256 is not the one in Nix's database is never
+//! offered.
+//!
+//! # Durability
+//!
+//! What must survive is written to a temporary file, synced, renamed, its directory synced, and
+//! then committed to the index. This takes from the medium that a synced file stays, and that a
+//! rename in a synced directory is whole or not at all. Hashes of NARs that Nix keeps are synced
+//! within a second; they are computed again if they are lost.
+
+mod bao;
+mod blob;
+mod config;
+mod database;
+mod download;
+mod error;
+mod files;
+mod hashing;
+mod index;
+mod inline;
+mod layouts;
+pub mod limits;
+mod nar;
+mod nar_reader;
+pub mod nix;
+mod outboard;
+mod source;
+mod store;
+
+pub use blob::Blob;
+pub use config::{Config, NixStore};
+pub use database::DatabaseStatus;
+pub use download::Download;
+pub use error::{
+    ClosureError, DatabaseError, HashError, OpenBlobError, OpenError, ReadError, StoreError,
+    VerifyError,
+};
+pub use iroh_blobs::Hash as BlobHash;
+pub use nar_reader::NarReader;
+pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
+pub use store::{LocalNar, NarState, Share, Source, Store, StoreStats};

@@ -1,0 +1,83 @@
+//! Every bound of this crate, each with its reason.
+
+use std::time::Duration;
+
+use bao_tree::BlockSize;
+
+/// The unit of verification, 16 KiB: what iroh-blobs uses on the wire.
+pub const CHUNK_GROUP: BlockSize = BlockSize::from_chunk_log(4);
+
+/// [`CHUNK_GROUP`] in bytes.
+pub const CHUNK_GROUP_BYTES: u64 = 16 * 1024;
+
+/// Largest outboard kept in the index; larger ones would bloat it and lie in files.
+pub const MAX_INLINE_OUTBOARD: u64 = 64 * 1024;
+
+/// Largest download held in memory until Nix imports it.
+///
+/// The same bound up to which a whole NAR is checked before its first byte is served.
+pub const MAX_INLINE_BLOB: u64 = 4 * 1024 * 1024;
+
+/// Outboard bytes of a running pass held in memory (a NAR of 1 GiB); beyond, they go to the file.
+pub(crate) const MAX_OUTBOARD_IN_MEMORY: u64 = 4 * 1024 * 1024;
+
+/// Bytes read at once while hashing: large enough that a system call and a wake-up cost nothing,
+/// small enough that a few of them stay in the last level cache.
+pub(crate) const HASH_BUFFER: usize = 512 * 1024;
+
+/// Buffers between the reading and the SHA-256 thread.
+pub(crate) const HASH_BUFFERS: usize = 4;
+
+/// NARs up to this size are hashed on one thread: a second one costs more than it saves.
+pub(crate) const MAX_SINGLE_THREADED_PASS: u64 = 512 * 1024;
+
+/// Bytes of one piece of a verified read.
+pub(crate) const READ_PIECE: usize = 256 * 1024;
+
+/// Pieces a verified read may be ahead of its reader.
+pub(crate) const READ_AHEAD_PIECES: usize = 2;
+
+/// Bytes of an outboard file read at once: 64 hash pairs, which verify 1 MiB.
+pub(crate) const OUTBOARD_WINDOW: usize = 4096;
+
+/// Bytes of a download that are hashed at once behind the watermark.
+pub(crate) const DOWNLOAD_HASH_STEP: u64 = 1024 * 1024;
+
+/// Bytes the index may hold in memory; redb's own default is 1 GiB.
+pub(crate) const INDEX_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Changes of the index that one commit takes.
+pub(crate) const MAX_INDEX_BATCH: usize = 1024;
+
+/// How long a change of the index that can be recomputed may wait for its sync to disk.
+pub(crate) const INDEX_SYNC_DELAY: Duration = Duration::from_secs(1);
+
+/// How often Nix's database is asked whether it changed.
+pub(crate) const DATABASE_POLL: Duration = Duration::from_secs(1);
+
+/// How long a query waits for a writer that holds Nix's database exclusively.
+pub(crate) const DATABASE_BUSY: Duration = Duration::from_secs(2);
+
+/// Idle connections kept to Nix's database.
+pub(crate) const MAX_IDLE_CONNECTIONS: usize = 4;
+
+/// Attempts of an immutable read while the file changes under it.
+pub(crate) const MAX_IMMUTABLE_ATTEMPTS: usize = 3;
+
+/// NARs hashed at once on behalf of callers that wait.
+pub(crate) const MAX_HASHING: usize = 4;
+
+/// NARs hashed at once in the background.
+pub(crate) const MAX_BACKGROUND_HASHING: usize = 2;
+
+/// NARs waiting to be hashed in the background; more requests are dropped, and come again.
+pub(crate) const MAX_BACKGROUND_QUEUE: usize = 4096;
+
+/// NARs remembered as not being what Nix's database says.
+pub(crate) const MAX_REMEMBERED_MISMATCHES: usize = 4096;
+
+/// Entries that one directory tree may have: 10 million, far beyond any real store path.
+pub(crate) const MAX_ENTRIES: usize = 10_000_000;
+
+/// Directory levels of one store path: what a path of 4,096 bytes can name.
+pub(crate) const MAX_DEPTH: usize = 2048;

@@ -1,0 +1,317 @@
+//! Opening blobs, dropping those that are gone or wrong, and handing over to Nix's store.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Inner, NarState, Store, blocking};
+use crate::{
+    Blob, BlobHash, NarReader, OpenBlobError, ReadError, StoreError,
+    blob::BlobInner,
+    index::{BlobRecord, Change, PathRecord},
+    limits,
+    nar::{Layout, LayoutError},
+    nix::{PathInfo, StorePathHash},
+    outboard::{self, Outboard},
+    source::ByteSource,
+};
+
+impl Store {
+    /// Returns a path whose NAR is this blob.
+    ///
+    /// Where several paths have the same bytes, one of them; [`Store::paths_of_blob`] tells all.
+    pub async fn path_of_blob(&self, blob: BlobHash) -> Option<StorePathHash> {
+        self.paths_of_blob(blob).await.first().copied()
+    }
+
+    /// Returns all known paths whose NAR is this blob: store paths with equal contents share one.
+    pub async fn paths_of_blob(&self, blob: BlobHash) -> Vec<StorePathHash> {
+        let paths = blocking(&self.0, move |inner| inner.paths_of_blob(blob)).await;
+        paths.unwrap_or_else(|error| {
+            tracing::error!(%error, "a blob cannot be looked up");
+            Vec::new()
+        })
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// [`OpenBlobError::NotFound`] if it is not held, or its files are gone: it is dropped then.
+    pub async fn open_blob(&self, blob: BlobHash) -> Result<Blob, OpenBlobError> {
+        blocking(&self.0, move |inner| inner.open_blob(blob)).await
+    }
+
+    /// Opens the NAR of a path for a reader that wants it now, hashed or not.
+    ///
+    /// # Errors
+    /// [`OpenBlobError::NotFound`] if the NAR is not held or known to be wrong.
+    pub async fn open_nar(&self, path_hash: StorePathHash) -> Result<NarReader, OpenBlobError> {
+        let store = self.clone();
+        blocking(&self.0, move |inner| {
+            let nar = inner.local_nar(path_hash)?.ok_or(OpenBlobError::NotFound)?;
+            if let NarState::Ready(blob) = nar.state {
+                match inner.open_blob(blob) {
+                    Ok(blob) => return Ok(NarReader::hashed(blob, &nar.info)),
+                    // The blob is gone, but Nix may still have the path.
+                    Err(OpenBlobError::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let valid = inner
+                .database
+                .path_info(path_hash)
+                .map_err(StoreError::from)?;
+            let info = valid.ok_or(OpenBlobError::NotFound)?;
+            let layout = inner.layout(&info).map_err(|error| {
+                tracing::warn!(path = %info.store_path, %error, "cannot be read");
+                OpenBlobError::NotFound
+            })?;
+            Ok(NarReader::unhashed(store, info, layout))
+        })
+        .await
+    }
+
+    /// Drops a blob and its files. Nothing happens to Nix's store.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index can't be written.
+    pub async fn forget_blob(&self, blob: BlobHash) -> Result<(), StoreError> {
+        blocking(&self.0, move |inner| {
+            inner.inline().remove(blob);
+            inner.index.write_blocking(Change::RemoveBlob { blob })?;
+            inner.files.remove_blob(blob);
+            inner.files.remove_outboard(blob);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn paths_of_blob(&self, blob: BlobHash) -> Result<Vec<StorePathHash>, StoreError> {
+        let mut paths = match self.index.blob(blob)? {
+            Some((record, _)) => record.paths().collect(),
+            None => Vec::new(),
+        };
+        if let Some(held) = self.inline().get(blob)
+            && !paths.contains(&held.info.path_hash())
+        {
+            paths.push(held.info.path_hash());
+        }
+        Ok(paths)
+    }
+
+    pub(crate) fn open_blob(self: &Arc<Self>, hash: BlobHash) -> Result<Blob, OpenBlobError> {
+        let open = |size, path_hash, source, outboard| {
+            Blob::new(BlobInner {
+                hash,
+                size,
+                path_hash,
+                source,
+                outboard,
+                store: Arc::downgrade(self),
+            })
+        };
+        if let Some(held) = self.inline().get(hash) {
+            return Ok(open(
+                held.data.len() as u64,
+                held.info.path_hash(),
+                ByteSource::Memory(held.data),
+                Outboard::Memory(held.outboard),
+            ));
+        }
+        let (record, outboard) = self.index.blob(hash)?.ok_or(OpenBlobError::NotFound)?;
+        let Some(path_hash) = record.paths().next() else {
+            return Err(OpenBlobError::NotFound);
+        };
+        let outboard = match self.open_outboard(hash, record.size, outboard) {
+            Ok(outboard) => outboard,
+            Err(error) => {
+                tracing::warn!(%error, blob = %hash.fmt_short(), "an outboard is gone");
+                self.drop_blob(hash);
+                return Err(OpenBlobError::NotFound);
+            }
+        };
+        if record.file {
+            return match self.files.open_blob(hash, record.size) {
+                Ok(file) => Ok(open(
+                    record.size,
+                    path_hash,
+                    ByteSource::File(file),
+                    outboard,
+                )),
+                Err(error) => {
+                    tracing::warn!(%error, blob = %hash.fmt_short(), "a blob is gone");
+                    self.drop_blob(hash);
+                    Err(OpenBlobError::NotFound)
+                }
+            };
+        }
+        match self.layout_of_blob(hash, &record)? {
+            Some((path_hash, layout)) => {
+                let source = ByteSource::ByReference(layout);
+                Ok(open(record.size, path_hash, source, outboard))
+            }
+            None => Err(OpenBlobError::NotFound),
+        }
+    }
+
+    /// The first path of a blob by reference that is still there.
+    fn layout_of_blob(
+        &self,
+        hash: BlobHash,
+        record: &BlobRecord,
+    ) -> Result<Option<(StorePathHash, Arc<Layout>)>, StoreError> {
+        for path_hash in record.paths() {
+            let Some(valid) = self.database.path_info(path_hash)? else {
+                // Deleted by Nix, or there is no database just now: not for us to tell apart.
+                continue;
+            };
+            let recorded = self.index.path(path_hash)?;
+            if recorded.is_none_or(|recorded| recorded.nar_hash() != valid.nar_hash) {
+                continue;
+            }
+            match self.layout(&valid) {
+                Ok(layout) => return Ok(Some((path_hash, layout))),
+                Err(error) => {
+                    tracing::warn!(path = %valid.store_path, %error, "no longer what was hashed");
+                    self.remove_path(path_hash, hash);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_outboard(
+        &self,
+        hash: BlobHash,
+        size: u64,
+        inline: Option<Bytes>,
+    ) -> io::Result<Outboard> {
+        let outboard_size = outboard::tree(size).outboard_size();
+        match inline {
+            _ if outboard_size == 0 => Ok(Outboard::Memory(Bytes::new())),
+            Some(bytes) if bytes.len() as u64 == outboard_size => Ok(Outboard::Memory(bytes)),
+            Some(_) => Err(io::ErrorKind::InvalidData.into()),
+            None => {
+                let file = self.files.open_outboard(hash, outboard_size)?;
+                Ok(Outboard::File(file))
+            }
+        }
+    }
+
+    /// The layout of a path that is valid in Nix's store.
+    pub(crate) fn layout(&self, info: &PathInfo) -> Result<Arc<Layout>, LayoutError> {
+        let path_hash = info.path_hash();
+        let cached = self.layouts().get(path_hash, info.nar_hash);
+        if let Some(layout) = cached {
+            // Nix deletes the whole path first, by a rename.
+            std::fs::symlink_metadata(layout.root())?;
+            return Ok(layout);
+        }
+        let root = self.physical_path(&info.store_path);
+        let layout = Arc::new(Layout::build(&root, info.nar_size)?);
+        self.layouts()
+            .insert(path_hash, info.nar_hash, layout.clone());
+        Ok(layout)
+    }
+
+    /// Drops what turned out to be gone or wrong while it was read.
+    pub(crate) fn demote(
+        &self,
+        blob: BlobHash,
+        path_hash: StorePathHash,
+        source: &ByteSource,
+        error: &ReadError,
+    ) {
+        tracing::warn!(blob = %blob.fmt_short(), path = %path_hash, %error, "dropped");
+        match source {
+            ByteSource::Memory(_) => {
+                self.inline().remove(blob);
+            }
+            ByteSource::File(_) => self.drop_blob(blob),
+            ByteSource::ByReference(_) => {
+                self.layouts().remove(path_hash);
+                self.remove_path(path_hash, blob);
+            }
+        }
+    }
+
+    fn remove_path(&self, path_hash: StorePathHash, blob: BlobHash) {
+        match self
+            .index
+            .write_blocking(Change::RemovePath { path_hash, blob })
+        {
+            Ok(true) => self.files.remove_outboard(blob),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "a blob cannot be dropped"),
+        }
+    }
+
+    fn drop_blob(&self, blob: BlobHash) {
+        match self.index.write_blocking(Change::RemoveBlob { blob }) {
+            Ok(_) => {
+                self.files.remove_blob(blob);
+                self.files.remove_outboard(blob);
+            }
+            Err(error) => tracing::error!(%error, "a blob cannot be dropped"),
+        }
+    }
+
+    /// The blobs in data files, each with what is known of its paths.
+    pub(crate) fn file_infos(&self) -> Result<Vec<(BlobHash, PathInfo)>, StoreError> {
+        let mut in_files = Vec::new();
+        self.index.for_each_blob(|blob, record| {
+            if record.file {
+                in_files.extend(record.paths().map(|path_hash| (blob, path_hash)));
+            }
+        })?;
+        let path_hashes: Vec<_> = in_files.iter().map(|&(_, path_hash)| path_hash).collect();
+        let records = self.index.paths(&path_hashes)?;
+        Ok(in_files
+            .into_iter()
+            .zip(records)
+            .filter_map(|((blob, _), record)| Some((blob, record?.info()?)))
+            .collect())
+    }
+
+    /// Reads downloaded blobs from Nix's store from now on, where Nix has imported their path.
+    pub(crate) fn adopt_imported(&self) -> Result<(), StoreError> {
+        if self.database.source().is_none() {
+            return Ok(());
+        }
+        for (blob, info) in self.file_infos()? {
+            if self.is_imported(&info)? {
+                self.index.write_blocking(Change::ByReference { blob })?;
+                self.files.remove_blob(blob);
+            }
+        }
+        let held = self.inline().infos();
+        for (blob, info) in held {
+            if !self.is_imported(&info)? {
+                continue;
+            }
+            let Some(held) = self.inline().get(blob) else {
+                continue;
+            };
+            self.index.write_blocking(Change::PutBlob {
+                path_hash: info.path_hash(),
+                path: Box::new(PathRecord::new(&info, blob)),
+                size: held.data.len() as u64,
+                file: false,
+                outboard: Some(held.outboard).filter(|outboard| {
+                    (1..=limits::MAX_INLINE_OUTBOARD).contains(&(outboard.len() as u64))
+                }),
+            })?;
+            self.inline().remove(blob);
+        }
+        Ok(())
+    }
+
+    fn is_imported(&self, info: &PathInfo) -> Result<bool, StoreError> {
+        let valid = self.database.path_info(info.path_hash())?;
+        Ok(valid.is_some_and(|valid| {
+            valid.nar_hash == info.nar_hash && valid.nar_size == info.nar_size
+        }))
+    }
+}

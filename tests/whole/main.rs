@@ -1,0 +1,24 @@
+//! The whole program against the real Nix, several peers and the faults it must survive.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that can't go on fails"
+)]
+
+#[path = "../support/lib.rs"]
+mod support;
+
+mod bad_input;
+mod blobs;
+mod commands;
+mod derivations;
+mod http_faults;
+mod lifecycle;
+mod limits;
+mod lying_peers;
+mod substitution;
+mod trust;
+mod workspace;

@@ -98,6 +98,8 @@ pub struct Config {
     pub upload_limit: Option<u64>,
     /// Upload limit for each peer in bytes a second; as `upload_limit`.
     pub upload_limit_per_peer: Option<u64>,
+    /// Disk space in bytes for downloads that are not in Nix's store.
+    pub blob_quota: u64,
     /// Time between two looks through the whole store; `None` never.
     pub scan_interval: Option<Duration>,
 }

@@ -42,7 +42,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let state_dir = StateDir::open(&config.state_dir)?;
     let secret_key = state_dir.secret_key()?;
     let socket = ControlSocket::bind(&config.control_socket)?;
-    let store_config = peerix_store::Config::new(&config.state_dir, config.store.clone());
+    let mut store_config = peerix_store::Config::new(&config.state_dir, config.store.clone());
+    store_config.blob_quota = config.blob_quota;
     let store = Store::open(store_config).await?;
     if let peerix_store::DatabaseStatus::Absent { path, reason } = store.database_status() {
         tracing::warn!(

@@ -23,7 +23,7 @@ use std::{
 
 use lru::LruCache;
 use peerix_store::{
-    BlobHash, Download, PathInfo, Store,
+    BlobHash, Download, PathInfo, Store, StoreError,
     nix::{NarHash, StorePathHash},
 };
 use tokio::sync::{Notify, Semaphore, watch};
@@ -133,7 +133,9 @@ impl Transfers {
                 fresh = true;
                 continue;
             };
-            let transfer = self.start(&claims, blob_hash).await?;
+            let Some(transfer) = self.start(&claims, blob_hash).await else {
+                return self.open_local(path_hash, nar_hash).await;
+            };
             if let Some(open) = self.read(transfer).await {
                 return Some(open);
             }
@@ -236,8 +238,10 @@ impl Transfers {
             .await
         {
             Ok(download) => download,
+            // Fetched under another name meanwhile: it is a local NAR now.
+            Err(StoreError::AlreadyHeld { .. }) => return None,
             Err(error) => {
-                tracing::warn!(%error, "cannot store a download");
+                tracing::warn!(%error, path = %claims.info.store_path, "not fetched");
                 return None;
             }
         };

@@ -60,6 +60,7 @@ pub(super) fn resolve(
         allow_insecure_http,
         upload_limit: values.optional(&setting::UPLOAD_LIMIT, value::rate)?,
         upload_limit_per_peer: values.optional(&setting::UPLOAD_LIMIT_PER_PEER, value::rate)?,
+        blob_quota: values.one(&setting::BLOB_QUOTA, value::quota)?,
         scan_interval: values.one(&setting::SCAN_INTERVAL, value::duration)?.into(),
         state_dir,
     };

@@ -185,8 +185,9 @@ settings! {
     UPLOAD_WHEN { flag: "upload-when", key: "upload_when", default: "always", value_name: "always|unmetered|never", choices: &["always", "unmetered", "never"],
         heading: LIMITS, help: "When to upload",
         availability: not_yet("choosing when to upload", &["always"]) }
-    BLOB_QUOTA { flag: "blob-quota", key: "blob_quota", kind: Kind::Size, value_name: "SIZE|none", heading: LIMITS,
-        help: "Disk space for downloaded NARs", availability: not_yet("a quota for downloaded NARs", &[]) }
+    BLOB_QUOTA { flag: "blob-quota", key: "blob_quota", kind: Kind::Size, default: "10GiB",
+        value_name: "SIZE|none", heading: LIMITS,
+        help: "Disk space for downloads that are not in Nix's store (yet); what was shared does not count" }
     WIRE_COMPRESSION { flag: "wire-compression", key: "wire_compression", default: "auto", value_name: "auto|off|1..19",
         heading: LIMITS, help: "Compression between peers",
         availability: not_yet("compression between peers", &["auto"]) }

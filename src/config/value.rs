@@ -58,6 +58,14 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Disk space in bytes; `none` is as much as there is.
+pub fn quota(text: &str) -> Result<u64, String> {
+    if is_off(text) {
+        return Ok(u64::MAX);
+    }
+    size(text)
+}
+
 /// A rate in bytes a second, written as a size; `/s` may follow. `none` is [`UNLIMITED`].
 pub fn rate(text: &str) -> Result<u64, String> {
     if is_off(text) {

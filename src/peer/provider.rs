@@ -160,7 +160,10 @@ impl Provider {
             .path_of_blob(hash)
             .await
             .ok_or(ServeError::NotOffered)?;
-        let nar = store.nar(path_hash).await.ok().flatten();
+        let nar = match store.nar(path_hash).await.ok().flatten() {
+            Some(nar) => Some(nar),
+            None => store.partial_nar(path_hash).await,
+        };
         let nar = nar.ok_or(ServeError::NotOffered)?;
         if !self.0.offer.is_offered(store, &nar.info) {
             return Err(ServeError::NotOffered);
@@ -220,7 +223,7 @@ impl Provider {
         let blob = self.offered(hash).await?;
         let item = ObserveItem {
             size: blob.size(),
-            ranges: ChunkRanges::all(),
+            ranges: blob.held(),
         };
         let body = postcard::to_stdvec(&item).map_err(|_| ServeError::Refused)?;
         // iroh-blobs prefixes the item with its length as a postcard varint.
@@ -228,7 +231,8 @@ impl Provider {
             postcard::to_stdvec(&(body.len() as u64)).map_err(|_| ServeError::Refused)?;
         frame.extend_from_slice(&body);
         write(send, frame.into()).await?;
-        // A complete blob does not change: the observer is only waited for.
+        // A complete blob does not change, and of a growing one this is a moment: whoever wants
+        // to know more observes it again. The observer is only waited for.
         tokio::select! {
             _ = send.stopped() => {}
             _ = connection.closed() => {}

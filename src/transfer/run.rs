@@ -8,6 +8,7 @@ use std::{
 
 use bao_tree::ChunkRanges;
 use iroh::EndpointId;
+use peerix_store::VerifyError;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::debug;
 
@@ -39,10 +40,8 @@ impl Transfers {
             () = stop.cancelled() => State::Failed,
             verdict = self.fetch_and_verify(transfer, &providers) => verdict,
         };
-        if verdict != State::Verified {
-            transfer.download.discard().await;
-        }
         if verdict == State::WrongNar {
+            transfer.download.discard().await;
             self.remember_wrong(transfer);
             self.0.lookup.disown(
                 transfer.info.path_hash(),
@@ -75,6 +74,8 @@ impl Transfers {
             Ok(Err(error)) => {
                 tracing::error!(%error, "a download can't be written; is the disk full?");
                 self.0.metrics.errors.inc();
+                // The room is needed for better things than a part of a NAR.
+                transfer.download.discard().await;
                 return State::Failed;
             }
             Err(_) => return State::Failed,
@@ -82,10 +83,17 @@ impl Transfers {
         if !complete {
             return State::Failed;
         }
-        if transfer.download.verify().await.is_err() {
-            return State::WrongNar;
+        match transfer.download.verify().await {
+            Ok(()) => State::Verified,
+            Err(VerifyError::Mismatch { .. }) => State::WrongNar,
+            Err(error) => {
+                // The disk's fault, not a peer's: all of it is fetched again.
+                tracing::error!(%error, path = %transfer.info.store_path, "a download is given up");
+                self.0.metrics.errors.inc();
+                transfer.download.discard().await;
+                State::Failed
+            }
         }
-        State::Verified
     }
 
     /// Keeps a verified download; readers needn't wait until it is on the disk.

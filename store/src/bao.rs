@@ -3,8 +3,10 @@
 //! No byte leaves before the chunk group it lies in has been checked against the blob hash.
 
 use std::{
+    fs::File,
     io::{self, Write},
     ops::Range,
+    os::unix::fs::FileExt as _,
 };
 
 use bao_tree::{
@@ -196,6 +198,61 @@ impl Verifier {
             .append(offset, len, buffer)
             .map_err(ReadError::Missing)
     }
+}
+
+/// Reads which chunks of a blob its data file holds, by what its outboard file holds.
+///
+/// `None` where `stop` says so. What can't be read isn't held. Blocks for as long as reading and
+/// hashing take.
+pub(crate) fn held(
+    root: &[u8; 32],
+    size: u64,
+    data: &File,
+    outboard: &File,
+    stop: &dyn Fn() -> bool,
+) -> Option<ChunkRanges> {
+    let tree = outboard::tree(size);
+    let mut expected = vec![Some(*root)];
+    let mut held = ChunkRanges::empty();
+    let mut group = vec![0; limits::CHUNK_GROUP_BYTES as usize];
+    for chunk in tree.ranges_pre_order_chunks_iter_ref(&ChunkRanges::all(), 0) {
+        let hash = expected.pop().flatten();
+        match chunk {
+            BaoChunk::Parent { node, is_root, .. } => {
+                let children = hash.and_then(|hash| {
+                    let at = tree
+                        .pre_order_offset(node)?
+                        .checked_mul(outboard::PAIR as u64)?;
+                    let mut pair = [0; outboard::PAIR];
+                    outboard.read_exact_at(&mut pair, at).ok()?;
+                    let (left, right) = split_pair(&pair);
+                    (hash_parent(&left, &right, is_root) == hash).then_some((left, right))
+                });
+                // Below a node that isn't known, nothing is.
+                let (left, right) = children.unzip();
+                expected.push(right);
+                expected.push(left);
+            }
+            BaoChunk::Leaf {
+                start_chunk,
+                size: len,
+                is_root,
+                ..
+            } => {
+                let Some(hash) = hash else { continue };
+                if stop() {
+                    return None;
+                }
+                let bytes = group.get_mut(..len)?;
+                let read = data.read_exact_at(bytes, start_chunk.to_bytes());
+                if read.is_ok() && hash_subtree(start_chunk.0, bytes, is_root) == hash {
+                    let chunks = (len as u64).div_ceil(blake3::CHUNK_LEN as u64).max(1);
+                    held |= ChunkRanges::from(start_chunk..start_chunk + chunks);
+                }
+            }
+        }
+    }
+    Some(held)
 }
 
 /// Returns the byte up to which `ranges` ask for everything from `start` on.

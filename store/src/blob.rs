@@ -27,9 +27,11 @@ pub struct Blob(Arc<BlobInner>);
 pub(crate) struct BlobInner {
     pub hash: BlobHash,
     pub size: u64,
-    pub path_hash: StorePathHash,
+    pub path_hash: Option<StorePathHash>,
     pub source: ByteSource,
     pub outboard: Outboard,
+    /// The chunks that are there, of a blob that is not whole.
+    pub held: Option<ChunkRanges>,
     pub store: Weak<Inner>,
 }
 
@@ -44,15 +46,23 @@ impl Blob {
         self.0.hash
     }
 
+    /// The chunks that were there when it was opened; all of a blob that is whole.
+    ///
+    /// Reading others ends with [`ReadError::Missing`] or [`ReadError::Mismatch`].
+    #[must_use]
+    pub fn held(&self) -> ChunkRanges {
+        self.0.held.clone().unwrap_or_else(ChunkRanges::all)
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.0.size
     }
 
-    /// The store path whose NAR this is.
+    /// A store path whose NAR this is, where one is known.
     #[must_use]
-    pub fn path_hash(&self) -> StorePathHash {
+    pub fn path_hash(&self) -> Option<StorePathHash> {
         self.0.path_hash
     }
 
@@ -107,6 +117,8 @@ impl Blob {
 
     fn checked(&self, outcome: Result<(), ReadError>) -> Result<(), ReadError> {
         if let Err(error @ (ReadError::Missing(_) | ReadError::Mismatch { .. })) = &outcome
+            // What is not there yet does not speak against what is.
+            && self.0.held.is_none()
             && let Some(store) = self.0.store.upgrade()
         {
             store.demote(self.0.hash, self.0.path_hash, &self.0.source, error);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::limits;
+
 /// Where a store keeps its state and which Nix store it reads.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -12,6 +14,8 @@ pub struct Config {
     pub nix_store: NixStore,
     /// Bytes of downloaded NARs held in memory until Nix imports them.
     pub inline_cache_bytes: u64,
+    /// Bytes that downloaded blobs may take on disk; what is shared does not count.
+    pub blob_quota: u64,
     /// Bytes of NAR layouts kept for paths read lately.
     pub layout_cache_bytes: usize,
 }
@@ -34,6 +38,7 @@ impl Default for Config {
             state_dir: PathBuf::new(),
             nix_store: NixStore::Auto,
             inline_cache_bytes: 32 * 1024 * 1024,
+            blob_quota: limits::BLOB_QUOTA,
             layout_cache_bytes: 16 * 1024 * 1024,
         }
     }

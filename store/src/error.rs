@@ -130,6 +130,26 @@ pub enum StoreError {
         /// The blob.
         blob_hash: BlobHash,
     },
+    /// The blob is held already.
+    #[error("{blob_hash} is held already")]
+    AlreadyHeld {
+        /// The blob.
+        blob_hash: BlobHash,
+    },
+    /// The same blob is being received at another size: one of the two is wrong.
+    #[error("{blob_hash} is being received at another size")]
+    SizeConflict {
+        /// The blob.
+        blob_hash: BlobHash,
+    },
+    /// Neither the quota nor the disk leaves room.
+    #[error("no room for {bytes} bytes: {reason}")]
+    NoSpace {
+        /// Bytes asked for.
+        bytes: u64,
+        /// Which bound it was.
+        reason: String,
+    },
     /// The store is shutting down.
     #[error("the store is shutting down")]
     ShuttingDown,

@@ -1,20 +1,22 @@
 //! The files of a state directory, and the one order in which they become durable.
 //!
-//! Write to `tmp/`, sync the file, rename it, sync its new directory, and only then commit the
-//! index. Nothing else in this crate renames. After an unclean stop there may be files that the
-//! index does not know; [`Files::clean`] removes them.
+//! An outboard of a path is written to `tmp/`, synced, renamed, its new directory synced, and only
+//! then is the index committed. A download has its name from the start, and is whole once the
+//! index says so. After an unclean stop there may be files that the index does not know:
+//! [`Files::clean`] removes them, but for downloads that can be continued.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{self, File},
-    io,
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tempfile::NamedTempFile;
 
-use crate::{BlobHash, OpenError, StoreError};
+use crate::{BlobHash, OpenError, StoreError, index::Place, limits};
 
 /// The directories beside the index.
 #[derive(Debug)]
@@ -41,28 +43,127 @@ impl Files {
         Ok(files)
     }
 
-    /// Removes temporary files and those that the index does not know. Blocks.
-    pub(crate) fn clean(&self, known: &HashSet<BlobHash>) -> Result<(), OpenError> {
-        for dir in [&self.tmp, &self.outboards, &self.blobs] {
-            let failed = |source| OpenError::StateDir {
-                path: dir.clone(),
-                source,
-            };
-            for entry in fs::read_dir(dir).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let is_known = dir != &self.tmp
-                    && entry
-                        .file_name()
-                        .to_str()
-                        .and_then(|name| blake3::Hash::from_hex(name).ok())
-                        .is_some_and(|hash| known.contains(&BlobHash::from(hash)));
-                if !is_known && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                    tracing::debug!(path = %entry.path().display(), "left over file removed");
-                    fs::remove_file(entry.path()).map_err(failed)?;
-                }
+    /// Removes temporary files and those that nobody knows. Blocks.
+    ///
+    /// `blobs` tells of what the index holds. Returned are the downloads that are not whole.
+    pub(crate) fn clean(
+        &self,
+        blobs: &HashMap<BlobHash, Place>,
+    ) -> Result<Vec<(BlobHash, u64)>, OpenError> {
+        let mut partials = Vec::new();
+        let remove = |dir: &Path, name: &str| -> io::Result<()> {
+            tracing::debug!(path = %dir.join(name).display(), "left over file removed");
+            fs::remove_file(dir.join(name))
+        };
+        let failed = |dir: &Path, source| OpenError::StateDir {
+            path: dir.to_owned(),
+            source,
+        };
+        for name in file_names(&self.tmp).map_err(|error| failed(&self.tmp, error))? {
+            remove(&self.tmp, &name).map_err(|error| failed(&self.tmp, error))?;
+        }
+        for name in file_names(&self.outboards).map_err(|error| failed(&self.outboards, error))? {
+            let hash = blake3::Hash::from_hex(&name).ok().map(BlobHash::from);
+            if !hash.is_some_and(|hash| blobs.contains_key(&hash)) {
+                remove(&self.outboards, &name).map_err(|error| failed(&self.outboards, error))?;
             }
         }
-        Ok(())
+        let names = file_names(&self.blobs).map_err(|error| failed(&self.blobs, error))?;
+        for name in &names {
+            let (data, is_outboard) = match name.strip_suffix(OUTBOARD_SUFFIX) {
+                Some(data) => (data, true),
+                None => (name.as_str(), false),
+            };
+            let known = parse_data_name(data).filter(|(hash, _)| match blobs.get(hash) {
+                Some(Place::File) => true,
+                Some(Place::ByReference | Place::Index) => false,
+                // Without its outboard, what a data file holds can't be told.
+                None => names.contains(&format!("{data}{OUTBOARD_SUFFIX}")) && names.contains(data),
+            });
+            match known {
+                Some(partial) if !is_outboard && !blobs.contains_key(&partial.0) => {
+                    partials.push(partial);
+                }
+                Some(_) => {}
+                None => remove(&self.blobs, name).map_err(|error| failed(&self.blobs, error))?,
+            }
+        }
+        Ok(partials)
+    }
+
+    /// Makes or opens the files of a download: its data and its outboard, each at its full length.
+    pub(crate) fn open_partial(
+        &self,
+        blob: BlobHash,
+        size: u64,
+        outboard_size: u64,
+    ) -> io::Result<(File, File)> {
+        let path = self.data_path(blob, size);
+        let open = |path: &Path, len: u64| {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = options.open(path)?;
+            // What is not held reads as zeros, and takes no space.
+            file.set_len(len)?;
+            io::Result::Ok(file)
+        };
+        // The outboard first: a data file without one is left over.
+        let outboard = open(&outboard_path(&path), outboard_size)?;
+        let data = open(&path, size)?;
+        Ok((data, outboard))
+    }
+
+    /// Syncs the directory of downloads. Blocks.
+    pub(crate) fn sync_blobs_dir(&self) -> io::Result<()> {
+        File::open(&self.blobs)?.sync_all()
+    }
+
+    /// Writes and syncs a blob's data, which is not too large to be done in one go. Blocks.
+    pub(crate) fn write_blob(&self, blob: BlobHash, data: &[u8]) -> Result<(), StoreError> {
+        let path = self.data_path(blob, data.len() as u64);
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(data)?;
+            file.sync_data()?;
+            self.sync_blobs_dir()
+        });
+        written.map_err(|error| {
+            remove(&path);
+            write_error(&path, error)
+        })
+    }
+
+    /// Moves the outboard of a download to where those of paths are, if it is a file. Blocks.
+    pub(crate) fn adopt_outboard(&self, blob: BlobHash, size: u64) -> Result<(), StoreError> {
+        let from = outboard_path(&self.data_path(blob, size));
+        let to = self.outboards.join(blob.to_hex());
+        match fs::rename(&from, &to) {
+            Ok(()) => File::open(&self.outboards)
+                .and_then(|dir| dir.sync_all())
+                .map_err(|error| write_error(&to, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(write_error(&to, error)),
+        }
+    }
+
+    /// The outboard of a download, which its index now holds, is no longer needed.
+    pub(crate) fn remove_partial_outboard(&self, blob: BlobHash, size: u64) {
+        remove(&outboard_path(&self.data_path(blob, size)));
+    }
+
+    /// Free bytes of the state directory's file system beyond what downloads must leave.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.blobs)?;
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        Ok(free.saturating_sub((total / 20).min(limits::MAX_DISK_RESERVE)))
+    }
+
+    pub(crate) fn blobs_dir(&self) -> &Path {
+        &self.blobs
+    }
+
+    fn data_path(&self, blob: BlobHash, size: u64) -> PathBuf {
+        self.blobs.join(format!("{}-{size}", blob.to_hex()))
     }
 
     /// Makes a temporary file, gone when dropped.
@@ -79,24 +180,32 @@ impl Files {
         keep(file, &self.outboards, blob)
     }
 
-    /// Syncs a blob's data and gives it its name. Blocks.
-    pub(crate) fn keep_blob(&self, file: NamedTempFile, blob: BlobHash) -> Result<(), StoreError> {
-        keep(file, &self.blobs, blob)
-    }
-
-    /// Opens an outboard of `size` bytes.
-    pub(crate) fn open_outboard(&self, blob: BlobHash, size: u64) -> io::Result<Arc<File>> {
-        open_sized(&self.outboards.join(blob.to_hex()), size)
+    /// Opens an outboard of `size` bytes, of a blob of `blob_size`.
+    pub(crate) fn open_outboard(
+        &self,
+        blob: BlobHash,
+        blob_size: u64,
+        size: u64,
+    ) -> io::Result<Arc<File>> {
+        let adopted = open_sized(&self.outboards.join(blob.to_hex()), size);
+        match adopted {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                open_sized(&outboard_path(&self.data_path(blob, blob_size)), size)
+            }
+            opened => opened,
+        }
     }
 
     /// Opens a blob's data, of `size` bytes.
     pub(crate) fn open_blob(&self, blob: BlobHash, size: u64) -> io::Result<Arc<File>> {
-        open_sized(&self.blobs.join(blob.to_hex()), size)
+        open_sized(&self.data_path(blob, size), size)
     }
 
-    /// Removes a blob's data, after the index no longer refers to it.
-    pub(crate) fn remove_blob(&self, blob: BlobHash) {
-        remove(&self.blobs.join(blob.to_hex()));
+    /// Removes a blob's data and the outboard beside it, after the index no longer refers to them.
+    pub(crate) fn remove_blob(&self, blob: BlobHash, size: u64) {
+        let path = self.data_path(blob, size);
+        remove(&path);
+        remove(&outboard_path(&path));
     }
 
     /// Removes a blob's outboard, after the index no longer refers to it.
@@ -110,11 +219,38 @@ impl Files {
             let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             entries
                 .filter_map(|entry| entry.metadata().ok())
-                .map(|metadata| metadata.len())
+                .map(|metadata| metadata.blocks().saturating_mul(512))
                 .sum()
         };
         (sum(&self.outboards), sum(&self.blobs))
     }
+}
+
+const OUTBOARD_SUFFIX: &str = ".outboard";
+
+fn outboard_path(data: &Path) -> PathBuf {
+    let mut path = data.as_os_str().to_owned();
+    path.push(OUTBOARD_SUFFIX);
+    path.into()
+}
+
+/// A data file's name says which blob it is, so that it can be continued whatever else is lost.
+fn parse_data_name(name: &str) -> Option<(BlobHash, u64)> {
+    let (hash, size) = name.split_once('-')?;
+    let hash = blake3::Hash::from_hex(hash).ok()?;
+    Some((BlobHash::from(hash), size.parse().ok()?))
+}
+
+fn file_names(dir: &Path) -> io::Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            // What is not UTF-8 isn't ours.
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
 }
 
 fn keep(file: NamedTempFile, dir: &Path, blob: BlobHash) -> Result<(), StoreError> {

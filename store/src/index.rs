@@ -6,9 +6,11 @@
 //! before it is acknowledged.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
+    thread,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -23,12 +25,15 @@ use crate::{BlobHash, OpenError, StoreError, limits, nix::StorePathHash};
 mod record;
 mod writer;
 
-pub(crate) use record::{BlobRecord, PathRecord, ShareRecord};
+pub(crate) use record::{BlobRecord, PartialRecord, PathRecord, Place, ShareRecord};
 pub(crate) use writer::Change;
 use writer::{Message, Writer};
 
 /// Version of what the tables mean.
 const SCHEMA: u64 = 1;
+
+/// In [`META`]: whether the last owner of the index closed it, which is unsaid at each start.
+const STOPPED_CLEANLY: &str = "stopped cleanly";
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Store path hash -> [`PathRecord`].
@@ -37,14 +42,27 @@ const PATHS: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("paths
 const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
 /// Blob hash -> pre-order outboard, where it is small.
 const OUTBOARDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("outboards");
+/// Blob hash -> bytes, where they are few.
+const DATA: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("data");
+/// Blob hash -> [`PartialRecord`].
+const PARTIALS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("partials");
 /// Store path hash of the root -> [`ShareRecord`].
 const SHARES: TableDefinition<'_, &[u8; 20], &[u8]> = TableDefinition::new("shares");
 
+/// The open file, which its writer closes and opens again after an error of the disk: redb gives
+/// a file up for good at the first one.
+struct IndexFile {
+    path: PathBuf,
+    /// `None` once closed, so that the file can be opened again while clones of the store linger,
+    /// and while a disk that failed does so still.
+    database: RwLock<Option<Database>>,
+}
+
 /// The open index.
 pub(crate) struct Index {
-    /// `None` once closed, so that the file can be opened again while clones of the store linger.
-    database: RwLock<Option<Arc<Database>>>,
+    file: Arc<IndexFile>,
     writer: Mutex<Option<Writer>>,
+    stopped_cleanly: bool,
 }
 
 impl Index {
@@ -54,23 +72,20 @@ impl Index {
             path: path.to_owned(),
             reason,
         };
-        let database = Database::builder()
-            .set_cache_size(limits::INDEX_CACHE_BYTES)
-            .create(path)
-            .map_err(|error| match error {
-                OpenFailed::DatabaseAlreadyOpen => OpenError::InUse {
+        let database = open_file(path).map_err(|error| match error {
+            OpenFailed::DatabaseAlreadyOpen => OpenError::InUse {
+                path: path.to_owned(),
+            },
+            OpenFailed::Storage(redb::StorageError::Io(source))
+                if source.kind() != std::io::ErrorKind::InvalidData =>
+            {
+                OpenError::StateDir {
                     path: path.to_owned(),
-                },
-                OpenFailed::Storage(redb::StorageError::Io(source))
-                    if source.kind() != std::io::ErrorKind::InvalidData =>
-                {
-                    OpenError::StateDir {
-                        path: path.to_owned(),
-                        source,
-                    }
+                    source,
                 }
-                error => malformed(error.to_string()),
-            })?;
+            }
+            error => malformed(error.to_string()),
+        })?;
         let found = schema(&database).map_err(|error| malformed(error.to_string()))?;
         match found {
             Some(found) if found > SCHEMA => {
@@ -83,14 +98,19 @@ impl Index {
             Some(_) => {}
             None => create_tables(&database).map_err(|error| malformed(error.to_string()))?,
         }
-        let database = Arc::new(database);
-        let writer = Writer::spawn(database.clone()).map_err(|source| OpenError::StateDir {
+        let stopped_cleanly = begin_use(&database).map_err(|error| malformed(error.to_string()))?;
+        let file = Arc::new(IndexFile {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+        });
+        let writer = Writer::spawn(file.clone()).map_err(|source| OpenError::StateDir {
             path: path.to_owned(),
             source,
         })?;
         Ok(Self {
-            database: RwLock::new(Some(database)),
+            file,
             writer: Mutex::new(Some(writer)),
+            stopped_cleanly,
         })
     }
 
@@ -135,6 +155,31 @@ impl Index {
         Ok(Some((record, outboard)))
     }
 
+    /// The bytes of a blob in the index.
+    pub(crate) fn data(&self, blob: BlobHash) -> Result<Option<Bytes>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(DATA).map_err(failed)?;
+        let data = table.get(blob.as_bytes()).map_err(failed)?;
+        Ok(data.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    /// The downloads that were not whole when the index was last written.
+    pub(crate) fn partials(&self) -> Result<HashMap<BlobHash, PartialRecord>, StoreError> {
+        let read = self.read()?;
+        let table = read.open_table(PARTIALS).map_err(failed)?;
+        let mut partials = HashMap::new();
+        for entry in table.iter().map_err(failed)? {
+            let (key, value) = entry.map_err(failed)?;
+            partials.insert(BlobHash::from_bytes(*key.value()), decode(value.value())?);
+        }
+        Ok(partials)
+    }
+
+    /// Whether the last owner closed the index.
+    pub(crate) fn stopped_cleanly(&self) -> bool {
+        self.stopped_cleanly
+    }
+
     /// Visits every blob held.
     pub(crate) fn for_each_blob(
         &self,
@@ -147,15 +192,6 @@ impl Index {
             visit(BlobHash::from_bytes(*key.value()), decode(value.value())?);
         }
         Ok(())
-    }
-
-    /// The blobs held, of which files may lie beside the index.
-    pub(crate) fn blob_hashes(&self) -> Result<HashSet<BlobHash>, StoreError> {
-        let mut hashes = HashSet::new();
-        self.for_each_blob(|hash, _| {
-            hashes.insert(hash);
-        })?;
-        Ok(hashes)
     }
 
     /// All shares.
@@ -196,6 +232,14 @@ impl Index {
         receive.recv().unwrap_or(Err(StoreError::ShuttingDown))
     }
 
+    /// Queues a change that nobody waits for.
+    pub(crate) fn write(&self, change: Change) {
+        let done = Box::new(|_| {});
+        if let Some(writer) = &*self.writer.lock().unwrap_or_else(PoisonError::into_inner) {
+            writer.send(Message { change, done });
+        }
+    }
+
     /// Commits and syncs what is queued, and closes the file. Blocks.
     pub(crate) fn close(&self) {
         let writer = self
@@ -206,17 +250,51 @@ impl Index {
         if let Some(writer) = writer {
             writer.close();
         }
-        self.database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.file.close();
     }
 
     fn read(&self) -> Result<ReadTransaction, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = self.file.database.read();
+        let database = database.unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(StoreError::ShuttingDown)?;
         database.begin_read().map_err(failed)
     }
+}
+
+impl IndexFile {
+    fn close(&self) {
+        let database = self.database.write();
+        database.unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Opens the file again after an error of the disk. Blocks for as long as reads hold it.
+    fn reopen(&self) -> Result<(), OpenFailed> {
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        database.take();
+        let deadline = Instant::now() + limits::INDEX_REOPEN;
+        loop {
+            match open_file(&self.path) {
+                Ok(opened) => {
+                    *database = Some(opened);
+                    return Ok(());
+                }
+                // A read under way, which ends within microseconds.
+                Err(OpenFailed::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                    thread::yield_now();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, OpenFailed> {
+    Database::builder()
+        .set_cache_size(limits::INDEX_CACHE_BYTES)
+        .create(path)
 }
 
 fn schema(database: &Database) -> Result<Option<u64>, redb::Error> {
@@ -229,6 +307,17 @@ fn schema(database: &Database) -> Result<Option<u64>, redb::Error> {
     Ok(meta.get("schema")?.map(|value| value.value()))
 }
 
+/// Notes that the index is in use, and returns whether its last user closed it.
+fn begin_use(database: &Database) -> Result<bool, redb::Error> {
+    let write = database.begin_write()?;
+    let stopped_cleanly = write
+        .open_table(META)?
+        .remove(STOPPED_CLEANLY)?
+        .is_some_and(|value| value.value() == 1);
+    write.commit()?;
+    Ok(stopped_cleanly)
+}
+
 fn create_tables(database: &Database) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
@@ -236,6 +325,8 @@ fn create_tables(database: &Database) -> Result<(), redb::Error> {
         write.open_table(PATHS)?;
         write.open_table(BLOBS)?;
         write.open_table(OUTBOARDS)?;
+        write.open_table(DATA)?;
+        write.open_table(PARTIALS)?;
         write.open_table(SHARES)?;
     }
     write.commit()?;

@@ -22,6 +22,7 @@ mod blob;
 mod config;
 mod database;
 mod download;
+mod downloads;
 mod error;
 mod files;
 mod hashing;
@@ -34,6 +35,7 @@ mod nar_reader;
 pub mod nix;
 mod outboard;
 mod source;
+mod space;
 mod store;
 
 pub use blob::Blob;

@@ -81,3 +81,26 @@ pub(crate) const MAX_ENTRIES: usize = 10_000_000;
 
 /// Directory levels of one store path: what a path of 4,096 bytes can name.
 pub(crate) const MAX_DEPTH: usize = 2048;
+
+/// How long the index waits for reads to end before it is opened again after an error.
+pub(crate) const INDEX_REOPEN: Duration = Duration::from_secs(5);
+
+/// Largest downloaded blob kept in the index where it must be durable: a file of its own would
+/// cost a sync of its own.
+pub(crate) const MAX_INDEX_BLOB: u64 = 64 * 1024;
+
+/// Bytes of a download that may be written before they are synced and committed.
+pub(crate) const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long written bytes of a download may wait for that.
+pub(crate) const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Space for downloaded blobs unless the configuration says otherwise: enough for the parts of
+/// what one system update brings, little beside a store.
+pub const BLOB_QUOTA: u64 = 10 * 1024 * 1024 * 1024;
+
+/// Part of the disk that downloads never take: the last twentieth, but no more than this.
+pub(crate) const MAX_DISK_RESERVE: u64 = 1024 * 1024 * 1024;
+
+/// How long the use of a downloaded blob may go unrecorded.
+pub(crate) const USED_GRANULARITY: Duration = Duration::from_secs(600);

@@ -13,12 +13,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Config, DatabaseError, DatabaseStatus, OpenError, StoreError,
     database::{Database, OpenSource, SqliteDatabase},
+    downloads::Downloads,
     files::Files,
-    index::{Index, index_path},
+    index::{Change, Index, index_path},
     inline::InlineCache,
     layouts::LayoutCache,
     limits,
     nix::{StorePath, StorePathHash},
+    outboard,
+    space::Space,
 };
 
 mod blobs;
@@ -52,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     pub(crate) index: Index,
     pub(crate) files: Files,
+    pub(crate) downloads: Downloads,
+    pub(crate) space: Space,
     inline: Mutex<InlineCache>,
     layouts: Mutex<LayoutCache>,
     jobs: Jobs,
@@ -92,6 +97,11 @@ impl Store {
         })??;
         let store = Self(Arc::new(inner));
         store.0.tasks.spawn(watch_database(store.0.clone()));
+        let inner = store.0.clone();
+        store
+            .0
+            .tasks
+            .spawn_blocking(move || inner.check_all_resting());
         Ok(store)
     }
 
@@ -129,7 +139,11 @@ impl Store {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         let inner = self.0.clone();
-        let _closed = spawn_blocking(move || inner.index.close()).await;
+        let _closed = spawn_blocking(move || {
+            inner.index.write(Change::StoppedCleanly);
+            inner.index.close();
+        })
+        .await;
     }
 }
 
@@ -142,7 +156,8 @@ impl Inner {
             path: path.clone(),
             reason: error.to_string(),
         };
-        files.clean(&index.blob_hashes().map_err(malformed)?)?;
+        let space = Space::new(config.blob_quota);
+        let downloads = find_downloads(&files, &index, &space, &malformed)?;
         let shared = shares::count(&index.shares().map_err(malformed)?);
         let database_path = config.nix_store.database_path();
         let open_path = database_path.clone();
@@ -151,6 +166,8 @@ impl Inner {
             database: Database::new(database_path, open),
             inline: Mutex::new(InlineCache::new(config.inline_cache_bytes)),
             layouts: Mutex::new(LayoutCache::new(config.layout_cache_bytes)),
+            downloads,
+            space,
             config,
             index,
             files,
@@ -183,13 +200,48 @@ impl Inner {
         &self.runtime
     }
 
+    /// Runs `work` on a blocking thread; the store does not close before it ends.
+    pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        self.tasks.spawn_blocking_on(work, &self.runtime);
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
 }
 
+/// Tells the files that the index knows from those that are left over, and counts the space.
+fn find_downloads(
+    files: &Files,
+    index: &Index,
+    space: &Space,
+    malformed: &dyn Fn(StoreError) -> OpenError,
+) -> Result<Downloads, OpenError> {
+    let mut places = HashMap::new();
+    let counted = index.for_each_blob(|blob, record| {
+        if record.is_downloaded() {
+            let bytes = record.size + outboard::tree(record.size).outboard_size();
+            space.put(blob, bytes, record.used_at);
+        }
+        places.insert(blob, record.place);
+    });
+    counted.map_err(malformed)?;
+    let records = index.partials().map_err(malformed)?;
+    let partials = files.clean(&places)?;
+    for &(blob, size) in &partials {
+        let used_at = records.get(&blob).map_or(0, |record| record.used_at);
+        space.put(blob, size + outboard::tree(size).outboard_size(), used_at);
+    }
+    for &blob in records.keys() {
+        if !partials.iter().any(|(partial, _)| *partial == blob) {
+            index.write(Change::RemovePartial { blob });
+        }
+    }
+    Ok(Downloads::new(partials, records, index.stopped_cleanly()))
+}
+
 /// Runs `work` on a blocking thread.
-async fn blocking<T: Send + 'static, E: From<DatabaseError> + Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static, E: From<DatabaseError> + Send + 'static>(
     inner: &Arc<Inner>,
     work: impl FnOnce(&Arc<Inner>) -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {

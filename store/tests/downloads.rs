@@ -10,99 +10,19 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{fs, path::Path};
 
-use bao_tree::{
-    ChunkNum, ChunkRanges,
-    io::{BaoContentItem, Leaf, Parent, outboard::PreOrderMemOutboard, sync::DecodeResponseIter},
-};
+use bao_tree::io::Leaf;
 use futures_util::TryStreamExt as _;
 use peerix_store::{
-    Blob, BlobHash, ClosureError, Download, NarState, OpenBlobError, PathInfo, Source, Store,
-    StoreError, StorePath, VerifyError,
+    Blob, ClosureError, NarState, OpenBlobError, PathInfo, Source, Store, StoreError, StorePath,
+    VerifyError,
 };
-use support::{NixRoot, content, eventually, nar_hash, register};
-
-/// The NAR of a path that is not in the store.
-struct Foreign {
-    nar: Vec<u8>,
-    info: PathInfo,
-    blob: BlobHash,
-    outboard: PreOrderMemOutboard,
-}
-
-impl Foreign {
-    fn new(size: usize) -> Self {
-        let mut nar = Vec::new();
-        nix_archive::nar::encode_regular(&mut nar, &content(size), false).unwrap();
-        let outboard = PreOrderMemOutboard::create(&nar, peerix_store::limits::CHUNK_GROUP);
-        Self {
-            info: PathInfo {
-                store_path: StorePath::from_parts([200; 20], "foreign").unwrap(),
-                nar_hash: nar_hash(&nar),
-                nar_size: nar.len() as u64,
-                references: BTreeSet::new(),
-                deriver: None,
-                signatures: vec!["key:AAAA".into()],
-                content_address: None,
-                registration_time: 0,
-            },
-            blob: BlobHash::from(outboard.root),
-            nar,
-            outboard,
-        }
-    }
-
-    /// What a decoder gives for some ranges.
-    fn items(&self, ranges: &ChunkRanges) -> (Vec<Parent>, Vec<Leaf>) {
-        let mut encoded = Vec::new();
-        bao_tree::io::sync::encode_ranges_validated(
-            &self.nar[..],
-            &self.outboard,
-            ranges,
-            &mut encoded,
-        )
-        .unwrap();
-        let tree = self.outboard.tree;
-        let (mut parents, mut leaves) = (Vec::new(), Vec::new());
-        for item in DecodeResponseIter::new(self.outboard.root, tree, &encoded[..], ranges) {
-            match item.unwrap() {
-                BaoContentItem::Parent(parent) => parents.push(parent),
-                BaoContentItem::Leaf(leaf) => leaves.push(leaf),
-            }
-        }
-        (parents, leaves)
-    }
-
-    /// Writes the files into Nix's store and registers them, as Nix does on import.
-    fn import(&self, root: &NixRoot) {
-        fs::write(
-            root.physical(&self.info.store_path),
-            &self.nar[96..self.nar.len() - 16][..self.content_len()],
-        )
-        .unwrap();
-        assert!(root.nar(&self.info) == self.nar);
-        root.register(&self.info);
-    }
-
-    fn content_len(&self) -> usize {
-        u64::from_le_bytes(self.nar[88..96].try_into().unwrap()) as usize
-    }
-}
-
-fn chunks(bytes: std::ops::Range<u64>) -> ChunkRanges {
-    ChunkRanges::from(ChunkNum::full_chunks(bytes.start)..ChunkNum::chunks(bytes.end))
-}
-
-async fn fetch(store: &Store, foreign: &Foreign) -> Download {
-    let begun = store
-        .begin_download(foreign.info.clone(), foreign.blob)
-        .await;
-    let download = begun.unwrap();
-    let (parents, leaves) = foreign.items(&ChunkRanges::all());
-    download.write(&parents, &leaves).unwrap();
-    download
-}
+use support::{
+    NixRoot, eventually,
+    foreign::{Foreign, chunks, fetch},
+    nar_hash, register,
+};
 
 async fn read_all(blob: &Blob) -> Vec<u8> {
     let pieces: Vec<_> = blob
@@ -219,7 +139,7 @@ async fn a_large_download_becomes_a_file_and_then_a_path_of_nix() {
     );
     let foreign = Foreign::new(20_000_000);
     let download = fetch(&store, &foreign).await;
-    assert_eq!(files_in(&root.state_dir().join("tmp")), 2);
+    assert_eq!(files_in(&blobs), 2);
     download.verify().await.unwrap();
     download.commit().await.unwrap();
     let path_hash = foreign.info.path_hash();
@@ -227,7 +147,8 @@ async fn a_large_download_becomes_a_file_and_then_a_path_of_nix() {
         store.nar(path_hash).await.unwrap().unwrap().source,
         Source::File
     );
-    assert_eq!((files_in(&blobs), files_in(&outboards)), (1, 1));
+    // Its outboard is too large for the index.
+    assert_eq!((files_in(&blobs), files_in(&outboards)), (2, 0));
     drop(download);
     assert_eq!(files_in(&root.state_dir().join("tmp")), 0);
 
@@ -261,7 +182,7 @@ async fn visited(store: &Store) -> Vec<PathInfo> {
 }
 
 #[tokio::test]
-async fn without_a_nix_database_small_downloads_are_files_too() {
+async fn without_a_nix_database_small_downloads_are_kept_in_the_index() {
     let root = NixRoot::without_database();
     let store = root.open().await;
     let foreign = Foreign::new(1000);
@@ -271,7 +192,10 @@ async fn without_a_nix_database_small_downloads_are_files_too() {
     store.shutdown().await;
     let store = root.open().await;
     let nar = store.nar(foreign.info.path_hash()).await.unwrap().unwrap();
-    assert_eq!((nar.info, nar.source), (foreign.info.clone(), Source::File));
+    assert_eq!(
+        (nar.info, nar.source),
+        (foreign.info.clone(), Source::Inline)
+    );
     // And Nix may have imported the path while nobody looked.
     store.shutdown().await;
     root.make_database();
@@ -325,16 +249,7 @@ async fn an_abandoned_download_ends_whoever_waits_for_it() {
         "{outcome:?}"
     );
     assert!(download.write(&parents, &leaves).is_err());
-    // Dropping is giving up too.
-    let begun = store
-        .begin_download(foreign.info.clone(), foreign.blob)
-        .await;
-    assert_eq!(files_in(&root.state_dir().join("tmp")), 1);
-    drop(begun);
-    eventually("temporary files go", async || {
-        files_in(&root.state_dir().join("tmp")) == 0
-    })
-    .await;
+    assert_eq!(files_in(&root.state_dir().join("blobs")), 0);
 }
 
 #[tokio::test]
@@ -386,7 +301,11 @@ async fn a_rotten_data_file_is_dropped_and_not_served() {
     let root = NixRoot::new();
     let store = root.open().await;
     let foreign = Foreign::new(20_000_000);
-    let blob_file = root.state_dir().join("blobs").join(foreign.blob.to_hex());
+    let blob_file = root.state_dir().join("blobs").join(format!(
+        "{}-{}",
+        foreign.blob.to_hex(),
+        foreign.nar.len()
+    ));
     for wreck in [
         (|file| {
             let mut bytes = fs::read(file).unwrap();

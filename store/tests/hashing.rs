@@ -59,7 +59,7 @@ async fn a_nar_is_hashed_on_demand_and_read_back_as_a_blob() {
     assert_eq!((stats.hashed, stats.by_reference, stats.files), (6, 6, 0));
     // Only the outboard of the large one is too large for the index.
     let large = 20_000_112_u64.div_ceil(16_384) - 1;
-    assert_eq!(stats.outboard_bytes, large * 64);
+    assert_eq!(stats.outboard_bytes, (large * 64).next_multiple_of(4096));
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn paths_with_equal_contents_share_a_blob() {
     unregister(&root.connect(), &infos[0]);
     fs::remove_file(root.physical(&infos[0].store_path)).unwrap();
     let opened = store.open_blob(blob).await.unwrap();
-    assert_eq!(opened.path_hash(), infos[1].path_hash());
+    assert_eq!(opened.path_hash(), Some(infos[1].path_hash()));
     assert!(read_all(&store, blob).await.unwrap() == root.nar(&infos[1]));
 }
 

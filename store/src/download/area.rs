@@ -1,8 +1,8 @@
-//! Bytes written in any order, in memory or in a temporary file.
+//! Bytes written in any order, in memory or in a file.
 
 use std::{
     fs::File,
-    io::{self, IoSlice, Write as _},
+    io::{self, IoSlice},
     mem,
     ops::Range,
     os::unix::fs::FileExt as _,
@@ -10,15 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tempfile::NamedTempFile;
 
-use crate::{
-    StoreError,
-    files::{Files, write_error},
-    nar::append_from_file,
-};
+use crate::nar::append_from_file;
 
-/// A fixed number of bytes, until they are taken.
+/// A fixed number of bytes.
 #[derive(Debug)]
 pub(super) struct Area {
     size: u64,
@@ -30,39 +25,25 @@ enum Place {
     Memory(Vec<u8>),
     /// Taken from memory: still readable.
     Kept(Bytes),
-    File {
-        /// Used without the lock, and after the name was taken.
-        file: Arc<File>,
-        temporary: Option<NamedTempFile>,
-    },
-}
-
-/// The bytes of an area, whole.
-#[derive(Debug)]
-pub(super) enum Taken {
-    Memory(Bytes),
-    File(NamedTempFile),
+    /// Used without the lock.
+    File(Arc<File>),
 }
 
 impl Area {
-    pub(super) fn new(files: &Files, size: u64, max_in_memory: u64) -> Result<Self, StoreError> {
-        let place = if size <= max_in_memory {
-            Place::Memory(vec![0; size as usize])
-        } else {
-            let temporary = files.temporary()?;
-            let file = temporary
-                .as_file()
-                .try_clone()
-                .map_err(|error| write_error(temporary.path(), error))?;
-            Place::File {
-                file: Arc::new(file),
-                temporary: Some(temporary),
-            }
-        };
-        Ok(Self {
+    /// Zeros in memory.
+    pub(super) fn in_memory(size: u64) -> Self {
+        Self {
             size,
-            place: Mutex::new(Some(place)),
-        })
+            place: Mutex::new(Some(Place::Memory(vec![0; size as usize]))),
+        }
+    }
+
+    /// What a file holds, which is `size` bytes long.
+    pub(super) fn in_file(file: File, size: u64) -> Self {
+        Self {
+            size,
+            place: Mutex::new(Some(Place::File(Arc::new(file)))),
+        }
     }
 
     /// Writes `slices` one after the other from `at` on.
@@ -82,7 +63,7 @@ impl Area {
                 }
                 Ok(())
             }
-            Some(Place::File { file, .. }) => {
+            Some(Place::File(file)) => {
                 let file = file.clone();
                 drop(place);
                 write_all_at(&file, at, slices)
@@ -102,7 +83,7 @@ impl Area {
                 Ok(Bytes::copy_from_slice(&bytes[range]))
             }
             Some(Place::Kept(bytes)) => Ok(bytes.slice(range.start as usize..range.end as usize)),
-            Some(Place::File { file, .. }) => {
+            Some(Place::File(file)) => {
                 let file = file.clone();
                 drop(place);
                 let len = usize::try_from(range.end - range.start)
@@ -115,42 +96,35 @@ impl Area {
         }
     }
 
-    /// Takes the bytes once, and ends writing; reading goes on.
-    pub(super) fn take(&self) -> Option<Taken> {
+    /// All bytes of an area in memory, which can't be written from now on.
+    pub(super) fn freeze(&self) -> Option<Bytes> {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         match place.as_mut()? {
             Place::Memory(bytes) => {
                 let bytes = Bytes::from(mem::take(bytes));
                 *place = Some(Place::Kept(bytes.clone()));
-                Some(Taken::Memory(bytes))
+                Some(bytes)
             }
-            Place::File { temporary, .. } => temporary.take().map(Taken::File),
-            Place::Kept(_) => None,
+            Place::Kept(bytes) => Some(bytes.clone()),
+            Place::File(_) => None,
         }
     }
 
-    /// Ends reading and writing, and removes the temporary file.
+    /// The file, if it is one.
+    pub(super) fn file(&self) -> Option<Arc<File>> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.as_ref()? {
+            Place::File(file) => Some(file.clone()),
+            Place::Memory(_) | Place::Kept(_) => None,
+        }
+    }
+
+    /// Ends reading and writing.
     pub(super) fn clear(&self) {
         self.place
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-    }
-}
-
-impl Taken {
-    /// Writes what is in memory to a temporary file.
-    pub(super) fn into_file(self, files: &Files) -> Result<NamedTempFile, StoreError> {
-        match self {
-            Self::File(file) => Ok(file),
-            Self::Memory(bytes) => {
-                let file = files.temporary()?;
-                file.as_file()
-                    .write_all(&bytes)
-                    .map_err(|error| write_error(file.path(), error))?;
-                Ok(file)
-            }
-        }
     }
 }
 

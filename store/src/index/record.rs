@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bao_tree::{ChunkNum, ChunkRanges};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -42,6 +43,12 @@ impl PathRecord {
         BlobHash::from_bytes(self.blob)
     }
 
+    /// The hash in the path's name; `None` if the name is none.
+    pub(crate) fn path_hash(&self) -> Option<StorePathHash> {
+        let store_path = StorePath::from_basename(self.base_name.as_bytes()).ok()?;
+        Some(StorePathHash::from(&store_path))
+    }
+
     pub(crate) fn nar_hash(&self) -> NarHash {
         NarHash::from_bytes(self.nar_hash)
     }
@@ -66,24 +73,43 @@ impl PathRecord {
     }
 }
 
+/// Which of the four kinds of source a complete blob has; the fourth is memory.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Place {
+    /// The live files of a store path.
+    ByReference,
+    /// One data file.
+    File,
+    /// The index itself.
+    Index,
+}
+
 /// Where the bytes of a blob are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BlobRecord {
     /// Length in bytes.
     pub size: u64,
-    /// Whether it is a data file; else it is read from a store path.
-    pub file: bool,
+    /// Where they are read from.
+    pub place: Place,
+    /// When it was last used, in seconds of Unix time; kept for what takes space of its own.
+    pub used_at: u64,
     /// The store paths with these bytes: several where only names differ.
     paths: Vec<[u8; 20]>,
 }
 
 impl BlobRecord {
-    pub(crate) fn new(size: u64, file: bool) -> Self {
+    pub(crate) fn new(size: u64, place: Place, used_at: u64) -> Self {
         Self {
             size,
-            file,
+            place,
+            used_at,
             paths: Vec::new(),
         }
+    }
+
+    /// Whether it takes space of its own, beside Nix's store.
+    pub(crate) fn is_downloaded(&self) -> bool {
+        self.place != Place::ByReference
     }
 
     pub(crate) fn paths(&self) -> impl Iterator<Item = StorePathHash> + '_ {
@@ -98,6 +124,42 @@ impl BlobRecord {
 
     pub(crate) fn remove_path(&mut self, path_hash: StorePathHash) {
         self.paths.retain(|path| path != path_hash.as_bytes());
+    }
+}
+
+/// A download that is not whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartialRecord {
+    /// What it is meant to be, where that is known.
+    path: Option<PathRecord>,
+    /// Boundaries of the chunk ranges that are held, synced before this was written.
+    held: Vec<u64>,
+    /// When it was last used, in seconds of Unix time.
+    pub used_at: u64,
+}
+
+impl PartialRecord {
+    pub(crate) fn new(
+        info: Option<&PathInfo>,
+        blob: BlobHash,
+        held: &ChunkRanges,
+        used_at: u64,
+    ) -> Self {
+        Self {
+            path: info.map(|info| PathRecord::new(info, blob)),
+            held: held.boundaries().iter().map(|chunk| chunk.0).collect(),
+            used_at,
+        }
+    }
+
+    pub(crate) fn info(&self) -> Option<PathInfo> {
+        self.path.as_ref().and_then(PathRecord::info)
+    }
+
+    /// The chunks held; none if what was written is no set of ranges.
+    pub(crate) fn held(&self) -> ChunkRanges {
+        let boundaries = self.held.iter().copied().map(ChunkNum).collect();
+        ChunkRanges::new(boundaries).unwrap_or_else(ChunkRanges::empty)
     }
 }
 

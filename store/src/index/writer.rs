@@ -2,16 +2,17 @@
 
 use std::{
     io,
-    sync::{Arc, mpsc},
+    sync::{Arc, PoisonError, mpsc},
     thread,
     time::Instant,
 };
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableTable as _, WriteTransaction};
+use redb::{Durability, ReadableTable as _, WriteTransaction};
 
 use super::{
-    BLOBS, BlobRecord, OUTBOARDS, PATHS, PathRecord, SHARES, ShareRecord, decode, encode, failed,
+    BLOBS, BlobRecord, DATA, IndexFile, META, OUTBOARDS, PARTIALS, PATHS, PartialRecord,
+    PathRecord, Place, SHARES, STOPPED_CLEANLY, ShareRecord, decode, encode, failed,
 };
 use crate::{BlobHash, StoreError, limits, nix::StorePathHash};
 
@@ -20,16 +21,34 @@ use crate::{BlobHash, StoreError, limits, nix::StorePathHash};
 pub(crate) enum Change {
     /// A blob is held, and is the NAR of a path.
     PutBlob {
-        path_hash: StorePathHash,
-        path: Box<PathRecord>,
+        blob: BlobHash,
+        /// The path whose NAR it is, where that is known.
+        path: Option<Box<PathRecord>>,
         /// Length in bytes.
         size: u64,
-        /// In a data file; else by reference.
-        file: bool,
+        place: Place,
         /// The outboard, where it is not in a file.
         outboard: Option<Bytes>,
+        /// The bytes, for [`Place::Index`].
+        data: Option<Bytes>,
+        /// Seconds of Unix time.
+        used_at: u64,
     },
-    /// The bytes of a blob in a data file are now read from a store path.
+    /// How far a download has come.
+    PutPartial {
+        blob: BlobHash,
+        partial: Box<PartialRecord>,
+    },
+    /// A download is given up.
+    RemovePartial { blob: BlobHash },
+    /// Downloaded blobs were used.
+    Used {
+        /// Seconds of Unix time, each.
+        blobs: Vec<(BlobHash, u64)>,
+    },
+    /// All that is kept outside of the index is as the index says, until the next start.
+    StoppedCleanly,
+    /// The bytes of a downloaded blob are now read from a store path.
     ByReference { blob: BlobHash },
     /// A path no longer has these bytes; answers whether the blob itself went with it.
     RemovePath {
@@ -53,12 +72,15 @@ impl Change {
     /// What was computed from files that Nix keeps is computed again if it is lost.
     fn is_durable(&self) -> bool {
         match self {
-            Self::PutBlob { file, .. } => *file,
-            Self::ByReference { .. }
+            Self::PutBlob { place, .. } => *place != Place::ByReference,
+            Self::PutPartial { .. }
+            | Self::RemovePartial { .. }
+            | Self::StoppedCleanly
+            | Self::ByReference { .. }
             | Self::RemoveBlob { .. }
             | Self::PutShare { .. }
             | Self::RemoveShare { .. } => true,
-            Self::RemovePath { .. } => false,
+            Self::RemovePath { .. } | Self::Used { .. } => false,
         }
     }
 }
@@ -78,11 +100,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(database: Arc<Database>) -> io::Result<Self> {
+    pub(super) fn spawn(file: Arc<IndexFile>) -> io::Result<Self> {
         let (send, receive) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("peerix-index".into())
-            .spawn(move || run(&database, &receive))?;
+            .spawn(move || run(&file, &receive))?;
         Ok(Self { send, thread })
     }
 
@@ -100,7 +122,7 @@ impl Writer {
     }
 }
 
-fn run(database: &Database, receive: &mpsc::Receiver<Message>) {
+fn run(file: &IndexFile, receive: &mpsc::Receiver<Message>) {
     // When what was committed without a sync has to reach the disk.
     let mut sync_at: Option<Instant> = None;
     loop {
@@ -121,7 +143,7 @@ fn run(database: &Database, receive: &mpsc::Receiver<Message>) {
         }
         let due = sync_at.is_some_and(|at| at <= Instant::now());
         let durable = due || batch.iter().any(|message| message.change.is_durable());
-        let outcome = commit(database, &batch, durable);
+        let outcome = commit_or_reopen(file, &batch, durable);
         if let Err(error) = &outcome {
             tracing::error!(%error, "the index cannot be written");
         }
@@ -144,13 +166,29 @@ fn run(database: &Database, receive: &mpsc::Receiver<Message>) {
         }
     }
     if sync_at.is_some()
-        && let Err(error) = commit(database, &[], true)
+        && let Err(error) = commit(file, &[], true)
     {
         tracing::error!(%error, "the index cannot be written");
     }
 }
 
-fn commit(database: &Database, batch: &[Message], durable: bool) -> Result<Vec<bool>, StoreError> {
+/// Commits; where that fails, opens the file again, so that a later commit may succeed.
+fn commit_or_reopen(
+    file: &IndexFile,
+    batch: &[Message],
+    durable: bool,
+) -> Result<Vec<bool>, StoreError> {
+    let outcome = commit(file, batch, durable);
+    if outcome.is_err() {
+        file.reopen().map_err(failed)?;
+    }
+    outcome
+}
+
+fn commit(file: &IndexFile, batch: &[Message], durable: bool) -> Result<Vec<bool>, StoreError> {
+    let database = file.database.read();
+    let database = database.unwrap_or_else(PoisonError::into_inner);
+    let database = database.as_ref().ok_or(StoreError::ShuttingDown)?;
     let mut write = database.begin_write().map_err(failed)?;
     let durability = if durable {
         Durability::Immediate
@@ -169,47 +207,71 @@ fn commit(database: &Database, batch: &[Message], durable: bool) -> Result<Vec<b
 fn apply(write: &WriteTransaction, change: &Change) -> Result<bool, StoreError> {
     match change {
         Change::PutBlob {
-            path_hash,
+            blob,
             path,
             size,
-            file,
+            place,
             outboard,
+            data,
+            used_at,
         } => {
-            let blob = path.blob();
-            let replaced = {
-                let mut paths = write.open_table(PATHS).map_err(failed)?;
-                let bytes = encode(&**path)?;
-                let previous = paths
-                    .insert(path_hash.as_bytes(), bytes.as_slice())
-                    .map_err(failed)?;
-                previous
-                    .map(|value| decode::<PathRecord>(value.value()))
-                    .transpose()?
-            };
-            if let Some(replaced) = replaced
-                && replaced.blob() != blob
-            {
-                detach(write, *path_hash, replaced.blob())?;
-            }
-            let mut record =
-                blob_record(write, blob)?.unwrap_or_else(|| BlobRecord::new(*size, *file));
-            // A blob that is also in Nix's store needs no data file, but one that was acknowledged
+            let mut record = blob_record(write, *blob)?
+                .unwrap_or_else(|| BlobRecord::new(*size, *place, *used_at));
+            // A blob that is also in Nix's store needs no copy, but one that was acknowledged
             // stays until it is moved over.
-            record.file |= *file;
-            record.add_path(*path_hash);
-            put_blob_record(write, blob, &record)?;
+            if *place != Place::ByReference {
+                record.place = *place;
+                record.used_at = *used_at;
+            }
+            if let Some(path) = path {
+                let path_hash = put_path(write, path)?;
+                record.add_path(path_hash);
+            }
+            put_blob_record(write, *blob, &record)?;
             if let Some(outboard) = outboard {
                 let mut outboards = write.open_table(OUTBOARDS).map_err(failed)?;
                 outboards
                     .insert(blob.as_bytes(), outboard.as_ref())
                     .map_err(failed)?;
             }
+            if let Some(data) = data {
+                let mut table = write.open_table(DATA).map_err(failed)?;
+                table
+                    .insert(blob.as_bytes(), data.as_ref())
+                    .map_err(failed)?;
+            }
+            remove_partial(write, *blob)?;
+            Ok(true)
+        }
+        Change::PutPartial { blob, partial } => {
+            let mut partials = write.open_table(PARTIALS).map_err(failed)?;
+            let bytes = encode(&**partial)?;
+            partials
+                .insert(blob.as_bytes(), bytes.as_slice())
+                .map_err(failed)?;
+            Ok(true)
+        }
+        Change::RemovePartial { blob } => remove_partial(write, *blob),
+        Change::Used { blobs } => {
+            for (blob, used_at) in blobs {
+                if let Some(mut record) = blob_record(write, *blob)? {
+                    record.used_at = *used_at;
+                    put_blob_record(write, *blob, &record)?;
+                }
+            }
+            Ok(true)
+        }
+        Change::StoppedCleanly => {
+            let mut meta = write.open_table(META).map_err(failed)?;
+            meta.insert(STOPPED_CLEANLY, 1).map_err(failed)?;
             Ok(true)
         }
         Change::ByReference { blob } => match blob_record(write, *blob)? {
             Some(mut record) => {
-                record.file = false;
+                record.place = Place::ByReference;
                 put_blob_record(write, *blob, &record)?;
+                let mut data = write.open_table(DATA).map_err(failed)?;
+                data.remove(blob.as_bytes()).map_err(failed)?;
                 Ok(true)
             }
             None => Ok(false),
@@ -251,6 +313,35 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<bool, StoreError> 
             Ok(removed.is_some())
         }
     }
+}
+
+/// Writes a path, and takes it from the blob it had before.
+fn put_path(write: &WriteTransaction, path: &PathRecord) -> Result<StorePathHash, StoreError> {
+    let path_hash = path.path_hash().ok_or_else(|| StoreError::Index {
+        reason: "a path without a name cannot be kept".into(),
+    })?;
+    let replaced = {
+        let mut paths = write.open_table(PATHS).map_err(failed)?;
+        let bytes = encode(path)?;
+        let previous = paths
+            .insert(path_hash.as_bytes(), bytes.as_slice())
+            .map_err(failed)?;
+        previous
+            .map(|value| decode::<PathRecord>(value.value()))
+            .transpose()?
+    };
+    if let Some(replaced) = replaced
+        && replaced.blob() != path.blob()
+    {
+        detach(write, path_hash, replaced.blob())?;
+    }
+    Ok(path_hash)
+}
+
+fn remove_partial(write: &WriteTransaction, blob: BlobHash) -> Result<bool, StoreError> {
+    let mut partials = write.open_table(PARTIALS).map_err(failed)?;
+    let removed = partials.remove(blob.as_bytes()).map_err(failed)?;
+    Ok(removed.is_some())
 }
 
 /// Takes a path from a blob, and the blob with its last one; returns whether it went.
@@ -295,5 +386,7 @@ fn remove_blob(write: &WriteTransaction, blob: BlobHash) -> Result<(), StoreErro
     blobs.remove(blob.as_bytes()).map_err(failed)?;
     let mut outboards = write.open_table(OUTBOARDS).map_err(failed)?;
     outboards.remove(blob.as_bytes()).map_err(failed)?;
+    let mut data = write.open_table(DATA).map_err(failed)?;
+    data.remove(blob.as_bytes()).map_err(failed)?;
     Ok(())
 }

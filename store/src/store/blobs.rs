@@ -8,12 +8,14 @@ use super::{Inner, NarState, Store, blocking};
 use crate::{
     Blob, BlobHash, NarReader, OpenBlobError, ReadError, StoreError,
     blob::BlobInner,
-    index::{BlobRecord, Change, PathRecord},
+    files::write_error,
+    index::{BlobRecord, Change, PathRecord, Place},
     limits,
     nar::{Layout, LayoutError},
     nix::{PathInfo, StorePathHash},
     outboard::{self, Outboard},
     source::ByteSource,
+    space::unix_now,
 };
 
 impl Store {
@@ -78,10 +80,8 @@ impl Store {
     pub async fn forget_blob(&self, blob: BlobHash) -> Result<(), StoreError> {
         blocking(&self.0, move |inner| {
             inner.inline().remove(blob);
-            inner.index.write_blocking(Change::RemoveBlob { blob })?;
-            inner.files.remove_blob(blob);
-            inner.files.remove_outboard(blob);
-            Ok(())
+            inner.drop_partial(blob);
+            inner.remove_blob(blob)
         })
         .await
     }
@@ -98,31 +98,43 @@ impl Inner {
         {
             paths.push(held.info.path_hash());
         }
+        if paths.is_empty() {
+            let partial = self.open_partial(blob).and_then(|partial| partial.info);
+            paths.extend(partial.map(|info| info.path_hash()));
+        }
         Ok(paths)
     }
 
     pub(crate) fn open_blob(self: &Arc<Self>, hash: BlobHash) -> Result<Blob, OpenBlobError> {
-        let open = |size, path_hash, source, outboard| {
+        let open = |size, path_hash, source, outboard, held| {
             Blob::new(BlobInner {
                 hash,
                 size,
                 path_hash,
                 source,
                 outboard,
+                held,
                 store: Arc::downgrade(self),
             })
         };
-        if let Some(held) = self.inline().get(hash) {
+        if let Some(inline) = self.inline().get(hash) {
             return Ok(open(
-                held.data.len() as u64,
-                held.info.path_hash(),
-                ByteSource::Memory(held.data),
-                Outboard::Memory(held.outboard),
+                inline.data.len() as u64,
+                Some(inline.info.path_hash()),
+                ByteSource::Memory(inline.data),
+                Outboard::Memory(inline.outboard),
+                None,
             ));
         }
-        let (record, outboard) = self.index.blob(hash)?.ok_or(OpenBlobError::NotFound)?;
-        let Some(path_hash) = record.paths().next() else {
-            return Err(OpenBlobError::NotFound);
+        let Some((record, outboard)) = self.index.blob(hash)? else {
+            let partial = self.open_partial(hash).ok_or(OpenBlobError::NotFound)?;
+            return Ok(open(
+                partial.size,
+                partial.info.map(|info| info.path_hash()),
+                ByteSource::File(partial.data),
+                Outboard::File(partial.outboard),
+                Some(partial.held),
+            ));
         };
         let outboard = match self.open_outboard(hash, record.size, outboard) {
             Ok(outboard) => outboard,
@@ -132,28 +144,28 @@ impl Inner {
                 return Err(OpenBlobError::NotFound);
             }
         };
-        if record.file {
-            return match self.files.open_blob(hash, record.size) {
-                Ok(file) => Ok(open(
-                    record.size,
-                    path_hash,
-                    ByteSource::File(file),
-                    outboard,
-                )),
+        let (path_hash, source) = match record.place {
+            Place::ByReference => match self.layout_of_blob(hash, &record)? {
+                Some((path_hash, layout)) => (Some(path_hash), ByteSource::ByReference(layout)),
+                None => return Err(OpenBlobError::NotFound),
+            },
+            Place::File => match self.files.open_blob(hash, record.size) {
+                Ok(file) => (record.paths().next(), ByteSource::File(file)),
                 Err(error) => {
                     tracing::warn!(%error, blob = %hash.fmt_short(), "a blob is gone");
                     self.drop_blob(hash);
-                    Err(OpenBlobError::NotFound)
+                    return Err(OpenBlobError::NotFound);
                 }
-            };
+            },
+            Place::Index => match self.index.data(hash)? {
+                Some(data) => (record.paths().next(), ByteSource::Memory(data)),
+                None => return Err(OpenBlobError::NotFound),
+            },
+        };
+        if record.is_downloaded() {
+            self.note_use(hash);
         }
-        match self.layout_of_blob(hash, &record)? {
-            Some((path_hash, layout)) => {
-                let source = ByteSource::ByReference(layout);
-                Ok(open(record.size, path_hash, source, outboard))
-            }
-            None => Err(OpenBlobError::NotFound),
-        }
+        Ok(open(record.size, path_hash, source, outboard, None))
     }
 
     /// The first path of a blob by reference that is still there.
@@ -194,7 +206,7 @@ impl Inner {
             Some(bytes) if bytes.len() as u64 == outboard_size => Ok(Outboard::Memory(bytes)),
             Some(_) => Err(io::ErrorKind::InvalidData.into()),
             None => {
-                let file = self.files.open_outboard(hash, outboard_size)?;
+                let file = self.files.open_outboard(hash, size, outboard_size)?;
                 Ok(Outboard::File(file))
             }
         }
@@ -220,20 +232,23 @@ impl Inner {
     pub(crate) fn demote(
         &self,
         blob: BlobHash,
-        path_hash: StorePathHash,
+        path_hash: Option<StorePathHash>,
         source: &ByteSource,
         error: &ReadError,
     ) {
-        tracing::warn!(blob = %blob.fmt_short(), path = %path_hash, %error, "dropped");
-        match source {
-            ByteSource::Memory(_) => {
-                self.inline().remove(blob);
+        let path = path_hash.map(tracing::field::display);
+        tracing::warn!(blob = %blob.fmt_short(), path, %error, "dropped");
+        match (source, path_hash) {
+            (ByteSource::Memory(_), _) => {
+                if !self.inline().remove(blob) {
+                    self.drop_blob(blob);
+                }
             }
-            ByteSource::File(_) => self.drop_blob(blob),
-            ByteSource::ByReference(_) => {
+            (ByteSource::ByReference(_), Some(path_hash)) => {
                 self.layouts().remove(path_hash);
                 self.remove_path(path_hash, blob);
             }
+            (ByteSource::File(_) | ByteSource::ByReference(_), _) => self.drop_blob(blob),
         }
     }
 
@@ -249,20 +264,84 @@ impl Inner {
     }
 
     fn drop_blob(&self, blob: BlobHash) {
-        match self.index.write_blocking(Change::RemoveBlob { blob }) {
-            Ok(_) => {
-                self.files.remove_blob(blob);
-                self.files.remove_outboard(blob);
-            }
-            Err(error) => tracing::error!(%error, "a blob cannot be dropped"),
+        if let Err(error) = self.remove_blob(blob) {
+            tracing::error!(%error, "a blob cannot be dropped");
         }
+    }
+
+    /// Removes a whole blob from the index, then its files.
+    pub(crate) fn remove_blob(&self, blob: BlobHash) -> Result<(), StoreError> {
+        let Some((record, _)) = self.index.blob(blob)? else {
+            return Ok(());
+        };
+        self.index.write_blocking(Change::RemoveBlob { blob })?;
+        if record.place == Place::File {
+            self.files.remove_blob(blob, record.size);
+        }
+        self.files.remove_outboard(blob);
+        self.space.remove(blob);
+        Ok(())
+    }
+
+    fn note_use(&self, blob: BlobHash) {
+        if let Some(used_at) = self.space.used(blob) {
+            let blobs = vec![(blob, used_at)];
+            self.index.write(Change::Used { blobs });
+        }
+    }
+
+    /// Makes room for `bytes` of a downloaded blob, and sets them aside for it. Blocks.
+    ///
+    /// What was not used for longest goes first; what is shared, and what is being received,
+    /// stays, and what is shared does not count.
+    pub(crate) fn make_room(&self, blob: BlobHash, bytes: u64) -> Result<(), StoreError> {
+        let others = self.space.oldest_first().into_iter();
+        let mut others: Vec<_> = others
+            .filter(|(other, _)| *other != blob && !self.is_pinned(*other))
+            .collect();
+        let quota = self.space.quota();
+        let taken: u64 = others.iter().map(|(_, bytes)| bytes).sum();
+        let free = self.files.free_bytes();
+        let free = free.map_err(|error| write_error(self.files.blobs_dir(), error))?;
+        let over_quota = taken.saturating_add(bytes).saturating_sub(quota);
+        let to_free = over_quota.max(bytes.saturating_sub(free));
+        others.retain(|(other, _)| !self.downloads.is_live(*other));
+        let removable: u64 = others.iter().map(|(_, bytes)| bytes).sum();
+        // Nothing is removed for what will not fit.
+        if removable < to_free {
+            return Err(StoreError::NoSpace {
+                bytes,
+                reason: if over_quota > removable {
+                    format!("of the quota of {quota}, {taken} are in use")
+                } else {
+                    format!("the disk has {free} to spare")
+                },
+            });
+        }
+        let mut freed = 0;
+        for (other, other_bytes) in others {
+            if freed >= to_free {
+                break;
+            }
+            tracing::debug!(blob = %other.fmt_short(), "removed to make room");
+            self.drop_partial(other);
+            self.remove_blob(other)?;
+            freed += other_bytes;
+        }
+        self.space.put(blob, bytes, unix_now());
+        Ok(())
+    }
+
+    fn is_pinned(&self, blob: BlobHash) -> bool {
+        let record = self.index.blob(blob).ok().flatten();
+        record.is_some_and(|(record, _)| record.paths().any(|path| self.is_shared(path)))
     }
 
     /// The blobs in data files, each with what is known of its paths.
     pub(crate) fn file_infos(&self) -> Result<Vec<(BlobHash, PathInfo)>, StoreError> {
         let mut in_files = Vec::new();
         self.index.for_each_blob(|blob, record| {
-            if record.file {
+            if record.is_downloaded() {
                 in_files.extend(record.paths().map(|path_hash| (blob, path_hash)));
             }
         })?;
@@ -282,8 +361,18 @@ impl Inner {
         }
         for (blob, info) in self.file_infos()? {
             if self.is_imported(&info)? {
+                // The outboard is where it is looked for before the data goes.
+                self.files.adopt_outboard(blob, info.nar_size)?;
                 self.index.write_blocking(Change::ByReference { blob })?;
-                self.files.remove_blob(blob);
+                self.files.remove_blob(blob, info.nar_size);
+                self.space.remove(blob);
+            }
+        }
+        for (blob, resting) in self.downloads.all_resting() {
+            if let Some(info) = resting.info
+                && self.is_imported(&info)?
+            {
+                self.drop_partial(blob);
             }
         }
         let held = self.inline().infos();
@@ -295,10 +384,12 @@ impl Inner {
                 continue;
             };
             self.index.write_blocking(Change::PutBlob {
-                path_hash: info.path_hash(),
-                path: Box::new(PathRecord::new(&info, blob)),
+                blob,
+                path: Some(Box::new(PathRecord::new(&info, blob))),
                 size: held.data.len() as u64,
-                file: false,
+                place: Place::ByReference,
+                data: None,
+                used_at: unix_now(),
                 outboard: Some(held.outboard).filter(|outboard| {
                     (1..=limits::MAX_INLINE_OUTBOARD).contains(&(outboard.len() as u64))
                 }),

@@ -8,7 +8,7 @@ use super::Inner;
 use crate::{
     BlobHash, HashError, StoreError,
     hashing::{self, Progress, Tap},
-    index::{Change, PathRecord},
+    index::{Change, PathRecord, Place},
     limits,
     nar::{Layout, LayoutError},
     nix::{NarHash, PathInfo, StorePathHash},
@@ -129,11 +129,13 @@ impl Inner {
             }
         };
         self.index.write_blocking(Change::PutBlob {
-            path_hash: info.path_hash(),
-            path: Box::new(PathRecord::new(info, blob)),
+            blob,
+            path: Some(Box::new(PathRecord::new(info, blob))),
             size: info.nar_size,
-            file: false,
+            place: Place::ByReference,
             outboard: inline.map(Into::into),
+            data: None,
+            used_at: 0,
         })?;
         Ok(blob)
     }

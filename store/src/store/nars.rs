@@ -3,6 +3,7 @@
 use super::{Inner, Store, blocking};
 use crate::{
     BlobHash, StoreError,
+    index::Place,
     nix::{PathInfo, StorePathHash},
 };
 
@@ -43,8 +44,10 @@ pub enum Source {
     ByReference,
     /// In a data file.
     File,
-    /// In memory.
+    /// In memory or in the index.
     Inline,
+    /// A part of it in a data file.
+    Partial,
 }
 
 /// What a store holds.
@@ -57,6 +60,12 @@ pub struct StoreStats {
     pub by_reference: u64,
     /// Blobs in data files.
     pub files: u64,
+    /// Blobs in the index.
+    pub in_index: u64,
+    /// Downloads that are not whole and that nobody works on.
+    pub partial: u64,
+    /// Bytes that downloaded blobs may take.
+    pub quota_bytes: u64,
     /// Blobs in memory.
     pub inline: u64,
     /// Bytes of the blobs in memory.
@@ -89,6 +98,20 @@ impl Store {
         path_hashes: Vec<StorePathHash>,
     ) -> Result<Vec<Option<LocalNar>>, StoreError> {
         blocking(&self.0, move |inner| inner.nars(&path_hashes)).await
+    }
+
+    /// Returns the NAR of a path of which a part is held, with its blob hash as
+    /// [`NarState::Ready`]; [`Blob::held`](crate::Blob::held) tells which part.
+    pub async fn partial_nar(&self, path_hash: StorePathHash) -> Option<LocalNar> {
+        let partial = blocking(&self.0, move |inner| {
+            Ok::<_, StoreError>(inner.partial_of_path(path_hash))
+        });
+        let (blob, info) = partial.await.ok().flatten()?;
+        Some(LocalNar {
+            info,
+            state: NarState::Ready(blob),
+            source: Source::Partial,
+        })
     }
 
     /// Counts what is held.
@@ -156,24 +179,31 @@ impl Inner {
             return Ok(None);
         };
         let blob = record.blob();
-        let in_file = self.index.blob(blob)?.is_some_and(|(held, _)| held.file);
-        Ok(record
-            .info()
-            .filter(|_| in_file)
-            .map(|info| (info, blob, Source::File)))
+        let source = match self.index.blob(blob)?.map(|(held, _)| held.place) {
+            Some(Place::File) => Source::File,
+            Some(Place::Index) => Source::Inline,
+            Some(Place::ByReference) | None => return Ok(None),
+        };
+        Ok(record.info().map(|info| (info, blob, source)))
     }
 
     fn stats(&self) -> Result<StoreStats, StoreError> {
         let (hashed, blobs) = self.index.counts()?;
-        let mut files = 0;
-        self.index
-            .for_each_blob(|_, record| files += u64::from(record.file))?;
+        let (mut files, mut in_index) = (0, 0);
+        self.index.for_each_blob(|_, record| match record.place {
+            Place::File => files += 1,
+            Place::Index => in_index += 1,
+            Place::ByReference => {}
+        })?;
         let (inline, inline_bytes) = self.inline().counts();
         let (outboard_bytes, blob_bytes) = self.files.bytes();
         Ok(StoreStats {
             hashed,
-            by_reference: blobs - files.min(blobs),
+            by_reference: blobs.saturating_sub(files + in_index),
             files,
+            in_index,
+            partial: self.downloads.all_resting().len() as u64,
+            quota_bytes: self.space.quota(),
             inline,
             inline_bytes,
             blob_bytes,

@@ -84,12 +84,16 @@ impl Store {
     /// Tells whether a path is part of any share. From memory.
     #[must_use]
     pub fn is_shared(&self, path_hash: StorePathHash) -> bool {
-        let shared = self.0.shared.read().unwrap_or_else(PoisonError::into_inner);
-        shared.contains_key(&path_hash)
+        self.0.is_shared(path_hash)
     }
 }
 
 impl Inner {
+    pub(super) fn is_shared(&self, path_hash: StorePathHash) -> bool {
+        let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);
+        shared.contains_key(&path_hash)
+    }
+
     fn reload_shares(&self) -> Result<(), StoreError> {
         // Read under the lock: of two changes at once the later one is what stays.
         let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);

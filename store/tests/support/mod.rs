@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod foreign;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

@@ -15,6 +15,7 @@ mod bad_input;
 mod blobs;
 mod commands;
 mod derivations;
+mod disk_faults;
 mod http_faults;
 mod lifecycle;
 mod limits;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, mpsc},
     thread,
@@ -72,6 +73,13 @@ impl Index {
             path: path.to_owned(),
             reason,
         };
+        create_if_missing(path).map_err(|error| match error {
+            redb::Error::Io(source) => OpenError::StateDir {
+                path: path.to_owned(),
+                source,
+            },
+            error => malformed(error.to_string()),
+        })?;
         let database = open_file(path).map_err(|error| match error {
             OpenFailed::DatabaseAlreadyOpen => OpenError::InUse {
                 path: path.to_owned(),
@@ -96,7 +104,7 @@ impl Index {
                 });
             }
             Some(_) => {}
-            None => create_tables(&database).map_err(|error| malformed(error.to_string()))?,
+            None => return Err(malformed("it has no schema".to_owned())),
         }
         let stopped_cleanly = begin_use(&database).map_err(|error| malformed(error.to_string()))?;
         let file = Arc::new(IndexFile {
@@ -289,6 +297,24 @@ impl IndexFile {
             }
         }
     }
+}
+
+/// Makes an empty index that is either whole or not there.
+fn create_if_missing(path: &Path) -> Result<(), redb::Error> {
+    if path.exists() {
+        return Ok(());
+    }
+    let fresh = path.with_extension("redb.new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    create_tables(&open_file(&fresh)?)?;
+    fs::rename(&fresh, path)?;
+    if let Some(dir) = path.parent() {
+        fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn open_file(path: &Path) -> Result<Database, OpenFailed> {

@@ -301,7 +301,8 @@ impl IndexFile {
 
 /// Makes an empty index that is either whole or not there.
 fn create_if_missing(path: &Path) -> Result<(), redb::Error> {
-    if path.exists() {
+    // An empty file is as good as none.
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0) {
         return Ok(());
     }
     let fresh = path.with_extension("redb.new");

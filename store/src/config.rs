@@ -16,6 +16,8 @@ pub struct Config {
     pub inline_cache_bytes: u64,
     /// Bytes that downloaded blobs may take on disk; what is shared does not count.
     pub blob_quota: u64,
+    /// Where the kernel tells of batteries: nothing is hashed in the background on one.
+    pub power_supplies: PathBuf,
     /// Bytes of NAR layouts kept for paths read lately.
     pub layout_cache_bytes: usize,
 }
@@ -39,6 +41,7 @@ impl Default for Config {
             nix_store: NixStore::Auto,
             inline_cache_bytes: 32 * 1024 * 1024,
             blob_quota: limits::BLOB_QUOTA,
+            power_supplies: PathBuf::from("/sys/class/power_supply"),
             layout_cache_bytes: 16 * 1024 * 1024,
         }
     }

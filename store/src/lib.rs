@@ -49,4 +49,7 @@ pub use error::{
 pub use iroh_blobs::Hash as BlobHash;
 pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
-pub use store::{LocalNar, NarState, Share, Source, Store, StoreStats};
+pub use store::{
+    BackgroundHashing, Dropped, LocalNar, NarState, PauseReason, Share, Source, Store, StoreStats,
+    VerifyProgress, VerifyReport,
+};

@@ -104,3 +104,9 @@ pub(crate) const MAX_DISK_RESERVE: u64 = 1024 * 1024 * 1024;
 
 /// How long the use of a downloaded blob may go unrecorded.
 pub(crate) const USED_GRANULARITY: Duration = Duration::from_secs(600);
+
+/// NARs that may wait to be hashed when the machine is idle: more than any store has paths.
+pub(crate) const MAX_BACKLOG: usize = 1_000_000;
+
+/// How often hashing in the background looks whether what pauses it has passed.
+pub(crate) const BACKGROUND_LOOK: Duration = Duration::from_secs(5);

@@ -24,16 +24,21 @@ use crate::{
     space::Space,
 };
 
+mod background;
 mod blobs;
 mod hash;
 mod infos;
 mod jobs;
 mod nars;
 mod shares;
+mod verify;
 
+pub use background::{BackgroundHashing, PauseReason};
 pub use nars::{LocalNar, NarState, Source, StoreStats};
 pub use shares::Share;
+pub use verify::{Dropped, VerifyProgress, VerifyReport};
 
+use background::Backlog;
 use jobs::Jobs;
 
 /// The NARs of this machine.
@@ -60,6 +65,7 @@ pub(crate) struct Inner {
     inline: Mutex<InlineCache>,
     layouts: Mutex<LayoutCache>,
     jobs: Jobs,
+    backlog: Backlog,
     /// How many shares each path is part of.
     shared: RwLock<HashMap<StorePathHash, usize>>,
     changes: watch::Sender<u64>,
@@ -97,6 +103,7 @@ impl Store {
         })??;
         let store = Self(Arc::new(inner));
         store.0.tasks.spawn(watch_database(store.0.clone()));
+        background::start(&store.0);
         let inner = store.0.clone();
         store
             .0
@@ -136,6 +143,7 @@ impl Store {
     /// Hashing under way is given up. Open blobs stay readable.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
+        self.0.backlog.stop();
         self.0.tasks.close();
         self.0.tasks.wait().await;
         let inner = self.0.clone();
@@ -172,6 +180,7 @@ impl Inner {
             index,
             files,
             jobs: Jobs::new(),
+            backlog: Backlog::default(),
             shared: RwLock::new(shared),
             changes: watch::Sender::new(0),
             runtime,

@@ -43,6 +43,10 @@ impl PathRecord {
         BlobHash::from_bytes(self.blob)
     }
 
+    pub(crate) fn nar_size(&self) -> u64 {
+        self.nar_size
+    }
+
     /// The hash in the path's name; `None` if the name is none.
     pub(crate) fn path_hash(&self) -> Option<StorePathHash> {
         let store_path = StorePath::from_basename(self.base_name.as_bytes()).ok()?;

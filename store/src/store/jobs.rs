@@ -222,6 +222,11 @@ impl Jobs {
         }
     }
 
+    /// Whether anything is hashed that somebody needs.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.running().is_empty()
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<StorePathHash, Job>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod report;
 mod share;
+mod store;
 mod store_path;
 mod surroundings;
 
@@ -80,8 +81,14 @@ enum Command {
     Status(DaemonChoice),
     /// List the peers that the daemon knows
     Peers(DaemonChoice),
-    /// Have the daemon look through the whole store now
-    Scan(DaemonChoice),
+    /// Have the daemon look through the whole store now, or pause its hashing in the background
+    Scan(store::ScanArgs),
+    /// Read again all that the daemon holds, and drop what is gone or wrong
+    Verify(DaemonChoice),
+    /// Forget the hashes of store paths, and remove what was downloaded of them
+    Forget(store::ForgetArgs),
+    /// Look into the daemon's own store
+    Store(store::StoreArgs),
     /// Check the configuration, and print each value with its origin
     CheckConfig(check_config::CheckConfigArgs),
     /// Print completions for a shell
@@ -101,12 +108,6 @@ enum Command {
     Pause(NotYet),
     #[command(hide = true)]
     Key(NotYet),
-    #[command(hide = true)]
-    Verify(NotYet),
-    #[command(hide = true)]
-    Forget(NotYet),
-    #[command(hide = true)]
-    Store(NotYet),
     #[command(hide = true)]
     Doctor(NotYet),
 }
@@ -198,16 +199,18 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Get(args) => with_client(&args.daemon, get::get(&args)),
         Command::Status(choice) => with_client(&choice, report::status(&choice)),
         Command::Peers(choice) => with_client(&choice, report::peers(&choice)),
-        Command::Scan(choice) => with_client(&choice, report::scan(&choice)),
+        Command::Scan(args) => with_client(&args.daemon, store::scan(&args)),
+        Command::Verify(choice) => with_client(&choice, store::verify(&choice)),
+        Command::Forget(args) => with_client(&args.daemon, store::forget(&args)),
+        Command::Store(args) => match args.command {
+            store::StoreCommand::Stats(choice) => with_client(&choice, store::stats(&choice)),
+        },
         Command::Tracker(_) => not_yet("tracker"),
         Command::Run(_) => not_yet("run"),
         Command::Top(_) => not_yet("top"),
         Command::Why(_) => not_yet("why"),
         Command::Pause(_) => not_yet("pause"),
         Command::Key(_) => not_yet("key"),
-        Command::Verify(_) => not_yet("verify"),
-        Command::Forget(_) => not_yet("forget"),
-        Command::Store(_) => not_yet("store"),
         Command::Doctor(_) => not_yet("doctor"),
     }
 }

@@ -50,6 +50,17 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>>;
+    /// Pauses hashing in the background, or lets it go on.
+    fn pause(&self, pause: bool) -> BoxFuture<'_, ()>;
+    /// Reads everything again that the index claims.
+    fn verify(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<VerifySummary, OperationError>>;
+    /// Forgets the hashes of `paths` and what was downloaded of them; returns those known.
+    fn forget(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<Vec<String>, OperationError>>;
+    /// What the store holds and what it takes.
+    fn store_stats(&self) -> BoxFuture<'_, Result<serde_json::Value, OperationError>>;
     /// Where the substituter listens.
     fn http_address(&self) -> SocketAddr;
     /// The Nix store that the daemon reads, as its configuration names it.
@@ -75,11 +86,44 @@ pub enum Progress {
         /// Bytes of NARs in all.
         bytes_total: u64,
     },
+    /// What is held is being read again.
+    Verifying {
+        /// NARs that are done.
+        blobs_done: u64,
+        /// NARs in all.
+        blobs_total: u64,
+        /// Bytes that are done.
+        bytes_done: u64,
+        /// Bytes in all.
+        bytes_total: u64,
+    },
     /// The store is being looked through.
     Scanning {
         /// Paths seen so far.
         paths: u64,
     },
+}
+
+/// What reading everything again found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifySummary {
+    /// NARs whose every byte was right.
+    pub right: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// NARs that are no longer offered, each with what was wrong.
+    pub dropped: Vec<DroppedNar>,
+}
+
+/// A NAR that is no longer offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedNar {
+    /// The absolute store path, where it is known.
+    pub store_path: Option<String>,
+    /// The blob hash.
+    pub blob_hash: String,
+    /// What was wrong.
+    pub reason: String,
 }
 
 /// A path that was shared by hand.
@@ -181,6 +225,16 @@ struct ShareRequest {
 #[derive(Debug, Serialize, Deserialize)]
 struct UnshareRequest {
     paths: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ForgetRequest {
+    paths: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PauseRequest {
+    pause: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -56,6 +56,17 @@ impl Steps {
                 bar.set_length(*bytes_total);
                 bar.set_position(*bytes_done);
             }
+            Progress::Verifying {
+                blobs_done,
+                blobs_total,
+                bytes_done,
+                bytes_total,
+            } => {
+                let bar = self.0.get_or_insert_with(|| bytes("reading", *bytes_total));
+                bar.set_message(format!("read {blobs_done} of {blobs_total} NARs"));
+                bar.set_length(*bytes_total);
+                bar.set_position(*bytes_done);
+            }
             Progress::Scanning { paths } => {
                 self.0
                     .get_or_insert_with(|| bar(COUNT, "paths", None))

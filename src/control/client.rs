@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    AddPeerRequest, DaemonInfo, Line, OperationError, Progress, ScanSummary, ShareRequest, Shared,
-    SharedPath, UnshareRequest,
+    AddPeerRequest, DaemonInfo, ForgetRequest, Line, OperationError, PauseRequest, Progress,
+    ScanSummary, ShareRequest, Shared, SharedPath, UnshareRequest, VerifySummary,
 };
 
 /// Longest wait for the beginning of an answer.
@@ -106,7 +106,7 @@ impl Client {
         self.get("/daemon").await
     }
 
-    /// Any of the reports `status` and `peers`, as the daemon wrote it.
+    /// Any of the reports `status`, `peers` and `store`, as the daemon wrote it.
     ///
     /// # Errors
     /// As every request: [`ClientError`].
@@ -190,6 +190,38 @@ impl Client {
     /// As every request: [`ClientError`].
     pub async fn scan(&self, progress: impl FnMut(Progress)) -> Result<ScanSummary, ClientError> {
         self.stream("/scan", &serde_json::json!({}), progress).await
+    }
+
+    /// Pauses hashing in the background, or lets it go on.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn pause(&self, pause: bool) -> Result<(), ClientError> {
+        self.post("/pause", &PauseRequest { pause }).await
+    }
+
+    /// Has the daemon read again all that it holds.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn verify(
+        &self,
+        progress: impl FnMut(Progress),
+    ) -> Result<VerifySummary, ClientError> {
+        self.stream("/verify", &serde_json::json!({}), progress)
+            .await
+    }
+
+    /// Has the daemon forget `paths`; returns those that it knew.
+    ///
+    /// # Errors
+    /// [`OperationError::Refused`] for what is shared.
+    pub async fn forget(&self, paths: &[StorePath]) -> Result<Vec<String>, ClientError> {
+        let request = ForgetRequest {
+            paths: texts(paths),
+        };
+        let body = serde_json::to_vec(&request).map_err(bad)?;
+        read_all(self.send(Method::POST, "/forget", body.into()).await?).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

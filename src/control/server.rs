@@ -27,8 +27,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AddPeerRequest, ControlSocket, DaemonInfo, Line, OperationError, Operations, Progress,
-    ShareRequest, UnshareRequest,
+    AddPeerRequest, ControlSocket, DaemonInfo, ForgetRequest, Line, OperationError, Operations,
+    PauseRequest, Progress, ShareRequest, UnshareRequest,
     credentials::{Accounts, Caller, may_change},
 };
 use crate::ticket::{MAX_PATHS, PeerAddr};
@@ -149,6 +149,9 @@ fn router(operations: Shared) -> Router {
         .route("/unshare", post(unshare))
         .route("/peers", post(add_peer))
         .route("/scan", post(scan))
+        .route("/pause", post(pause))
+        .route("/verify", post(verify))
+        .route("/forget", post(forget))
         .route_layer(middleware::from_fn(only_who_may_change));
     Router::new()
         .route("/daemon", get(daemon))
@@ -161,6 +164,7 @@ fn router(operations: Shared) -> Router {
             get(|State(operations): State<Shared>| async move { Json(operations.peers().await) }),
         )
         .route("/shared", get(shared))
+        .route("/store", get(store_stats))
         .route(
             "/ticket",
             get(|State(operations): State<Shared>| async move {
@@ -230,6 +234,39 @@ async fn share(State(operations): State<Shared>, body: Body) -> Response {
 
 async fn scan(State(operations): State<Shared>) -> Response {
     streamed(operations, |operations, progress| operations.scan(progress))
+}
+
+async fn verify(State(operations): State<Shared>) -> Response {
+    streamed(operations, |operations, progress| {
+        operations.verify(progress)
+    })
+}
+
+async fn forget(State(operations): State<Shared>, body: Body) -> Response {
+    let outcome = async {
+        let request: ForgetRequest = read_json(body).await?;
+        operations.forget(store_paths(&request.paths)?).await
+    };
+    outcome
+        .await
+        .map_or_else(failure, |known| Json(known).into_response())
+}
+
+async fn pause(State(operations): State<Shared>, body: Body) -> Response {
+    match read_json::<PauseRequest>(body).await {
+        Ok(request) => {
+            operations.pause(request.pause).await;
+            Json(json!({})).into_response()
+        }
+        Err(error) => failure(error),
+    }
+}
+
+async fn store_stats(State(operations): State<Shared>) -> Response {
+    operations
+        .store_stats()
+        .await
+        .map_or_else(failure, |stats| Json(stats).into_response())
 }
 
 async fn unshare(State(operations): State<Shared>, body: Body) -> Response {

@@ -95,6 +95,38 @@ impl Operations for FakeDaemon {
         })
     }
 
+    fn pause(&self, _pause: bool) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn verify(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<VerifySummary, OperationError>> {
+        Box::pin(async move {
+            let step = Progress::Verifying {
+                blobs_done: 1,
+                blobs_total: 2,
+                bytes_done: 3,
+                bytes_total: 4,
+            };
+            let _ = progress.send(step).await;
+            Ok(VerifySummary {
+                right: 2,
+                bytes: 4,
+                dropped: Vec::new(),
+            })
+        })
+    }
+
+    fn forget(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<Vec<String>, OperationError>> {
+        Box::pin(async move { Ok(paths.iter().map(StorePath::to_absolute_path).collect()) })
+    }
+
+    fn store_stats(&self) -> BoxFuture<'_, Result<serde_json::Value, OperationError>> {
+        Box::pin(async { Ok(serde_json::json!({"hashed": 1})) })
+    }
+
     fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>> {
         self.peers.lock().unwrap().push(addr);
         Box::pin(async { Ok(()) })

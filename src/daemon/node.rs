@@ -12,7 +12,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
 use peerix_store::{
-    DatabaseStatus, Store,
+    DatabaseStatus, PathInfo, PathMarker, PauseReason, Store,
     nix::{NarHash, StorePath, StorePathHash},
 };
 use serde_json::{Value, json};
@@ -20,7 +20,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    control::{OperationError, Operations, Progress, ScanSummary, Shared, SharedPath},
+    control::{
+        DroppedNar, OperationError, Operations, Progress, ScanSummary, Shared, SharedPath,
+        VerifySummary,
+    },
     http::StatusSource,
     lookup::Lookup,
     metrics::Metrics,
@@ -34,6 +37,52 @@ use crate::{
 
 /// How often a scan says how far it is.
 const SCAN_REPORT: u64 = 1000;
+
+/// A look at all paths comes at most this many times its own duration after the one before.
+const SCAN_SHARE: u32 = 20;
+
+/// And not sooner than this after it.
+const SCAN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Paths that are handed over at once to be hashed.
+const HASH_BATCH: usize = 1000;
+
+/// Collects offered paths to be hashed in the background; the rest goes when it is dropped.
+struct ToHash {
+    store: Store,
+    paths: Vec<(StorePathHash, u64)>,
+}
+
+impl ToHash {
+    fn new(store: Store) -> Self {
+        Self {
+            store,
+            paths: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, info: &PathInfo) {
+        self.paths.push((info.path_hash(), info.nar_size));
+        if self.paths.len() >= HASH_BATCH {
+            self.store.hash_in_background(&self.paths);
+            self.paths.clear();
+        }
+    }
+}
+
+impl Drop for ToHash {
+    fn drop(&mut self) {
+        self.store.hash_in_background(&self.paths);
+    }
+}
+
+/// Waits for a moment; forever where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// What a node is made of.
 pub(super) struct Parts {
@@ -67,29 +116,72 @@ impl Node {
         self.parts.endpoint.id()
     }
 
-    /// Scans at the start and every `interval`, until stopped.
+    /// Looks through the store at the start, whenever Nix changed it, and every `interval`, until
+    /// stopped.
+    ///
+    /// New paths are told one by one. What else may have changed takes a look at all, which comes
+    /// so seldom that it never takes more than a twentieth of one core.
     pub(super) async fn scan_now_and_then(
         self: Arc<Self>,
         interval: Option<Duration>,
         stop: CancellationToken,
     ) {
+        let mut changes = self.parts.store.changes();
         loop {
+            changes.mark_unchanged();
+            let mut marker = self.parts.store.path_marker().await;
             let (progress, _unheard) = mpsc::channel(1);
+            let started = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return,
                 scanned = self.scan_store(progress) => if let Err(error) = scanned {
                     tracing::debug!(%error, "the store could not be scanned");
                 }
             }
-            let Some(interval) = interval else { return };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(interval) => {}
+            let earliest = Instant::now() + started.elapsed() * SCAN_SHARE + SCAN_PAUSE;
+            let due = interval.map(|interval| Instant::now() + interval);
+            let mut wanted_at = due;
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = at(wanted_at) => break,
+                    changed = changes.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        if !self.take_added(&mut marker).await {
+                            wanted_at = Some(wanted_at.map_or(earliest, |at| at.min(earliest)));
+                        }
+                    }
+                }
             }
         }
     }
 
-    /// Counts what is valid and what of it is offered.
+    /// Counts the paths that came since `marker`; false where a look at all is needed.
+    async fn take_added(&self, marker: &mut Option<PathMarker>) -> bool {
+        let Some(since) = *marker else { return false };
+        let Some((infos, now)) = self.parts.store.added_since(since).await else {
+            return false;
+        };
+        *marker = Some(now);
+        let parts = &self.parts;
+        let offered = infos
+            .into_iter()
+            .filter(|info| parts.offer.is_offered(&parts.store, info))
+            .map(|info| (info.path_hash(), info.nar_size))
+            .collect::<Vec<_>>();
+        let count = self
+            .offered
+            .fetch_add(offered.len() as u64, Ordering::Relaxed);
+        let gauge = i64::try_from(count + offered.len() as u64).unwrap_or(i64::MAX);
+        parts.metrics.available_hashes.set(gauge);
+        let store = parts.store.clone();
+        let queued = tokio::task::spawn_blocking(move || store.hash_in_background(&offered));
+        queued.await.is_ok()
+    }
+
+    /// Counts what is valid and what of it is offered, which is hashed in the background.
     async fn scan_store(
         &self,
         progress: mpsc::Sender<Progress>,
@@ -98,10 +190,12 @@ impl Node {
         let store = self.parts.store.clone();
         let counted = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
         let counting = counted.clone();
+        let mut to_hash = ToHash::new(store.clone());
         let scanned = self.parts.store.for_each_path(move |info| {
             let paths = counting.0.fetch_add(1, Ordering::Relaxed) + 1;
             if offer.is_offered(&store, &info) {
                 counting.1.fetch_add(1, Ordering::Relaxed);
+                to_hash.push(&info);
             }
             if paths.is_multiple_of(SCAN_REPORT) {
                 let _ = progress.try_send(Progress::Scanning { paths });
@@ -109,6 +203,7 @@ impl Node {
             true
         });
         scanned.await.map_err(failed)?;
+        self.parts.store.remove_stale().await.map_err(failed)?;
         let summary = ScanSummary {
             paths: counted.0.load(Ordering::Relaxed),
             offered: counted.1.load(Ordering::Relaxed),
@@ -328,6 +423,93 @@ impl Operations for Node {
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>> {
         self.scan_store(progress).boxed()
+    }
+
+    fn pause(&self, pause: bool) -> BoxFuture<'_, ()> {
+        async move { self.parts.store.pause_background(pause) }.boxed()
+    }
+
+    fn verify(
+        &self,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<VerifySummary, OperationError>> {
+        async move {
+            let report = self.parts.store.verify(move |so_far| {
+                // Whoever doesn't read misses some.
+                let _ = progress.try_send(Progress::Verifying {
+                    blobs_done: so_far.blobs_done,
+                    blobs_total: so_far.blobs_total,
+                    bytes_done: so_far.bytes_done,
+                    bytes_total: so_far.bytes_total,
+                });
+            });
+            let report = report.await.map_err(failed)?;
+            let dropped = report.dropped.iter().map(|dropped| DroppedNar {
+                store_path: dropped.path.as_ref().map(StorePath::to_absolute_path),
+                blob_hash: dropped.blob.to_string(),
+                reason: dropped.reason.clone(),
+            });
+            Ok(VerifySummary {
+                right: report.right,
+                bytes: report.bytes,
+                dropped: dropped.collect(),
+            })
+        }
+        .boxed()
+    }
+
+    fn forget(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<Vec<String>, OperationError>> {
+        async move {
+            let store = &self.parts.store;
+            if let Some(shared) = paths.iter().find(|path| store.is_shared((*path).into())) {
+                return Err(OperationError::Refused {
+                    message: format!("{shared} is shared: `peerix unshare` takes it back first"),
+                });
+            }
+            let mut known = Vec::new();
+            for path in &paths {
+                if store.forget_path(path.into()).await.map_err(failed)? {
+                    known.push(path.to_absolute_path());
+                }
+            }
+            Ok(known)
+        }
+        .boxed()
+    }
+
+    fn store_stats(&self) -> BoxFuture<'_, Result<Value, OperationError>> {
+        async move {
+            let stats = self.parts.store.stats().await.map_err(failed)?;
+            let background = self.parts.store.background();
+            let paused = background.paused.map(|reason| match reason {
+                PauseReason::Asked => "on request",
+                PauseReason::Battery => "on battery",
+                PauseReason::Busy => "while others wait for hashes",
+                _ => "for now",
+            });
+            Ok(json!({
+                "hashed": stats.hashed,
+                "by_reference": stats.by_reference,
+                "in_files": stats.files,
+                "in_index": stats.in_index,
+                "partial": stats.partial,
+                "in_memory": stats.inline,
+                "memory_bytes": stats.inline_bytes,
+                "downloads_bytes": stats.blob_bytes,
+                "quota_bytes": stats.quota_bytes,
+                "outboards_bytes": stats.outboard_bytes,
+                "index_bytes": stats.index_bytes,
+                "shares": stats.shares,
+                "to_hash": background.paths_left,
+                "to_hash_bytes": background.bytes_left,
+                "hashed_in_background": background.paths_done,
+                "hashing_paused": paused,
+                "hashing_done_in": background
+                    .time_left
+                    .map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string()),
+            }))
+        }
+        .boxed()
     }
 
     fn http_address(&self) -> SocketAddr {

@@ -32,6 +32,13 @@ pub enum DatabaseStatus {
     },
 }
 
+/// A moment of Nix's database, to ask later what has come since.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct PathMarker {
+    pub(crate) last_id: i64,
+    pub(crate) paths: i64,
+}
+
 /// A source of path infos. All methods block for as long as a disk does.
 pub(crate) trait PathInfoSource: Send + Sync + 'static {
     /// Returns what is recorded of each path, in the order asked; `None` where it isn't valid.
@@ -42,6 +49,19 @@ pub(crate) trait PathInfoSource: Send + Sync + 'static {
 
     /// Visits every valid path until `visit` returns false; returns how many it visited.
     fn for_each_path(&self, visit: &mut dyn FnMut(PathInfo) -> bool) -> Result<u64, DatabaseError>;
+
+    /// Returns what tells later which paths came since; `None` where the source can't.
+    fn marker(&self) -> Result<Option<PathMarker>, DatabaseError> {
+        Ok(None)
+    }
+
+    /// Returns the paths that came since, if nothing else can have changed.
+    fn added_since(
+        &self,
+        _marker: PathMarker,
+    ) -> Result<Option<(Vec<PathInfo>, PathMarker)>, DatabaseError> {
+        Ok(None)
+    }
 
     /// Returns a number that differs after every change, or why the source is lost.
     fn version(&self) -> Result<u64, String>;

@@ -222,6 +222,11 @@ impl Index {
         Ok((paths.len().map_err(failed)?, blobs.len().map_err(failed)?))
     }
 
+    /// Bytes of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        fs::metadata(&self.file.path).map_or(0, |metadata| metadata.len())
+    }
+
     /// Commits a change and waits for it. Blocks.
     pub(crate) fn write_blocking(&self, change: Change) -> Result<bool, StoreError> {
         let (done, receive) = mpsc::sync_channel(1);

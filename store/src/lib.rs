@@ -40,7 +40,7 @@ mod store;
 
 pub use blob::Blob;
 pub use config::{Config, NixStore};
-pub use database::DatabaseStatus;
+pub use database::{DatabaseStatus, PathMarker};
 pub use download::Download;
 pub use error::{
     ClosureError, DatabaseError, HashError, OpenBlobError, OpenError, ReadError, StoreError,

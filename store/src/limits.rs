@@ -110,3 +110,9 @@ pub(crate) const MAX_BACKLOG: usize = 1_000_000;
 
 /// How often hashing in the background looks whether what pauses it has passed.
 pub(crate) const BACKGROUND_LOOK: Duration = Duration::from_secs(5);
+
+/// New paths told one by one; more of them are a matter of looking at all.
+pub(crate) const MAX_ADDED_AT_ONCE: usize = 10_000;
+
+/// Paths that are looked up in the index at once.
+pub(crate) const INDEX_LOOKUP: usize = 1024;

@@ -14,7 +14,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 
-use super::PathInfoSource;
+use super::{PathInfoSource, PathMarker};
 use crate::{
     DatabaseError, limits,
     nix::{NarHash, PathInfo, STORE_DIR, StorePath, StorePathHash},
@@ -273,6 +273,37 @@ impl PathInfoSource for SqliteDatabase {
         Ok(visited)
     }
 
+    fn marker(&self) -> Result<Option<PathMarker>, DatabaseError> {
+        self.query(|connection| Ok(Some(marker(connection)?)))
+    }
+
+    fn added_since(
+        &self,
+        since: PathMarker,
+    ) -> Result<Option<(Vec<PathInfo>, PathMarker)>, DatabaseError> {
+        self.query(|connection| {
+            let mut statement = connection.prepare_cached(&format!("{COLUMNS} where p.id > ?1"))?;
+            let mut rows = statement.query([since.last_id])?;
+            let mut infos = Vec::new();
+            let mut added = 0;
+            while let Some(row) = rows.next()? {
+                added += 1;
+                if infos.len() >= limits::MAX_ADDED_AT_ONCE {
+                    return Ok(None);
+                }
+                match path_info(row) {
+                    Ok(info) => infos.push(info),
+                    Err(QueryError::Row(error)) => tracing::debug!(%error, "path skipped"),
+                    Err(error) => return Err(error),
+                }
+            }
+            let now = marker(connection)?;
+            // As many as came more than before: none went. None came: something else changed.
+            let only_added = added > 0 && now.paths == since.paths + added;
+            Ok(only_added.then_some((infos, now)))
+        })
+    }
+
     fn version(&self) -> Result<u64, String> {
         let metadata = fs::metadata(&self.path).map_err(|error| error.to_string())?;
         if (metadata.dev(), metadata.ino()) != self.inode {
@@ -291,6 +322,16 @@ impl PathInfoSource for SqliteDatabase {
             }
         }
     }
+}
+
+fn marker(connection: &Connection) -> Result<PathMarker, rusqlite::Error> {
+    let sql = "select coalesce(max(id), 0), count(*) from ValidPaths";
+    connection.query_row(sql, [], |row| {
+        Ok(PathMarker {
+            last_id: row.get(0)?,
+            paths: row.get(1)?,
+        })
+    })
 }
 
 fn read_only() -> OpenFlags {

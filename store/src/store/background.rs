@@ -76,10 +76,17 @@ impl Store {
     /// Has NARs hashed in the background, after those that wait already.
     ///
     /// One at a time, at the lowest priority for processor and disk, and not on battery. What is
-    /// hashed already costs nothing. `paths` have the sizes of their NARs in bytes.
-    pub fn hash_in_background(&self, paths: impl IntoIterator<Item = (StorePathHash, u64)>) {
+    /// hashed already is passed over. `paths` have the sizes of their NARs in bytes. **Blocks** for
+    /// as long as a look into the index takes.
+    pub fn hash_in_background(&self, paths: &[(StorePathHash, u64)]) {
+        let path_hashes: Vec<_> = paths.iter().map(|&(path_hash, _)| path_hash).collect();
+        let Ok(known) = self.0.index.paths(&path_hashes) else {
+            return;
+        };
+        let paths = paths.iter().zip(known);
+        let paths = paths.filter(|(_, known)| known.is_none());
         let mut state = self.0.backlog.state();
-        for (path_hash, size) in paths {
+        for (&(path_hash, size), _) in paths {
             if state.queue.len() < limits::MAX_BACKLOG && state.queued.insert(path_hash) {
                 state.queue.push_back((path_hash, size));
             }

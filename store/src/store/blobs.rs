@@ -252,7 +252,7 @@ impl Inner {
         }
     }
 
-    fn remove_path(&self, path_hash: StorePathHash, blob: BlobHash) {
+    pub(crate) fn remove_path(&self, path_hash: StorePathHash, blob: BlobHash) {
         match self
             .index
             .write_blocking(Change::RemovePath { path_hash, blob })

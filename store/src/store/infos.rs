@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Inner, Store, blocking};
 use crate::{
-    ClosureError, DatabaseError, StoreError,
+    ClosureError, DatabaseError, PathMarker, StoreError, limits,
     nix::{PathInfo, StorePathHash},
 };
 
@@ -47,6 +47,36 @@ impl Store {
         F: FnMut(PathInfo) -> bool + Send + 'static,
     {
         blocking(&self.0, move |inner| inner.for_each_path(&mut visit)).await
+    }
+
+    /// Returns what tells [`Store::added_since`] which paths are new later.
+    ///
+    /// `None` where Nix's database is not there, or can't tell.
+    pub async fn path_marker(&self) -> Option<PathMarker> {
+        let marker = blocking(&self.0, |inner| match inner.database.source() {
+            Some(source) => source.marker(),
+            None => Ok(None),
+        });
+        marker.await.unwrap_or_default()
+    }
+
+    /// Returns the paths that became valid since `marker`, if nothing else changed.
+    ///
+    /// `None` where paths went or were signed, or so many came that looking at all is as good.
+    pub async fn added_since(&self, marker: PathMarker) -> Option<(Vec<PathInfo>, PathMarker)> {
+        let added = blocking(&self.0, move |inner| match inner.database.source() {
+            Some(source) => source.added_since(marker),
+            None => Ok(None),
+        });
+        added.await.unwrap_or_default()
+    }
+
+    /// Lets go of the hashes of paths that Nix no longer has; returns how many there were.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database or the index can't be read or written.
+    pub async fn remove_stale(&self) -> Result<u64, StoreError> {
+        blocking(&self.0, |inner| inner.remove_stale()).await
     }
 
     /// Returns what is registered of `roots` and of all that they reach, references first.
@@ -105,6 +135,31 @@ impl Inner {
             return Ok(Some(info));
         }
         Ok(self.blob_only(path_hash)?.map(|(info, ..)| info))
+    }
+
+    fn remove_stale(&self) -> Result<u64, StoreError> {
+        if self.database.source().is_none() {
+            return Ok(0);
+        }
+        let mut by_reference = Vec::new();
+        self.index.for_each_blob(|blob, record| {
+            if !record.is_downloaded() {
+                by_reference.extend(record.paths().map(|path_hash| (path_hash, blob)));
+            }
+        })?;
+        let mut removed = 0;
+        for paths in by_reference.chunks(limits::INDEX_LOOKUP) {
+            let path_hashes: Vec<_> = paths.iter().map(|&(path_hash, _)| path_hash).collect();
+            let valid = self.database.path_infos(&path_hashes)?;
+            for (&(path_hash, blob), valid) in paths.iter().zip(valid) {
+                // A database that went meanwhile says of nothing that it is valid.
+                if valid.is_none() && self.database.source().is_some() {
+                    self.remove_path(path_hash, blob);
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
     }
 
     fn closure(&self, roots: Vec<StorePathHash>) -> Result<Vec<PathInfo>, ClosureError> {

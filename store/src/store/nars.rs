@@ -74,6 +74,8 @@ pub struct StoreStats {
     pub blob_bytes: u64,
     /// Bytes of outboard files on disk, those in the index not counted.
     pub outboard_bytes: u64,
+    /// Bytes of the index on disk.
+    pub index_bytes: u64,
     /// Shares.
     pub shares: u64,
 }
@@ -208,6 +210,7 @@ impl Inner {
             inline_bytes,
             blob_bytes,
             outboard_bytes,
+            index_bytes: self.index.bytes(),
             shares: self.index.shares()?.len() as u64,
         })
     }

@@ -11,6 +11,7 @@
 #[path = "../support/lib.rs"]
 mod support;
 
+mod alive;
 mod bad_input;
 mod blobs;
 mod commands;

@@ -1,12 +1,20 @@
 //! Kills, full disks and disks that fail.
 
-use std::{io::Read as _, net::TcpStream};
+use std::{
+    fs,
+    io::Read as _,
+    net::TcpStream,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use crate::support::{
     http,
     nix_store::{Key, NixStore, PathSpec},
     peer::{Peer, PeerOptions},
+    skip,
     tree::Node,
+    wait_for,
 };
 
 /// Reads the first `bytes` of a body, and leaves the connection open.
@@ -48,4 +56,91 @@ fn a_receiver_killed_in_the_middle_fetches_only_the_rest() {
         .metric("peerix_bytes_received_total")
         .expect("a metric");
     assert!(fetched <= 0.45 * SIZE as f64, "{fetched}");
+}
+
+/// A small file system of its own, gone with this.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// Returns `None` where this process may not mount.
+    fn new(megabytes: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then(|| Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let file = fs::File::create(self.path().join("fill")).expect("a file");
+        let chunk = [1; 65_536];
+        while std::io::Write::write(&mut &file, &chunk).is_ok_and(|written| written > 0) {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+/// FAULTS D3.
+#[test]
+fn a_full_disk_stops_nothing_but_what_needs_it() {
+    let Some(disk) = SmallDisk::new(8) else {
+        return skip("mounting a small disk needs root");
+    };
+    let key = Key::generate("sharer-1");
+    let a = NixStore::new();
+    let small = a.add(PathSpec::new("small", Node::random(300_000, "small")));
+    let large = a.add(PathSpec::new("large", Node::random(20_000_000, "large")));
+    a.sign(&key, &[&small, &large]);
+    let sharer = PeerOptions::new(&a).start();
+    sharer.share(&small);
+    sharer.share(&large);
+    let b = NixStore::new();
+    let own = b.add(PathSpec::new("own", Node::random(2_000_000, "own")));
+    let later = b.add(PathSpec::new("later", Node::random(2_000_000, "later")));
+    b.sign(&key, &[&own, &later]);
+    let receiver = PeerOptions::new(&b)
+        .peer(&sharer)
+        .trust(&key.public)
+        .start_in(
+            tempfile::tempdir().expect("a temporary directory"),
+            disk.path().join("state"),
+        );
+    receiver.wait_for_narinfo(&large);
+    // What does not fit is not begun, and Nix asks the next substituter.
+    assert_eq!(receiver.get(&receiver.nar_target(&large)).status, 404);
+    // Small ones never touch the disk.
+    disk.fill();
+    let answer = receiver.get(&receiver.nar_target(&small));
+    assert!(answer.complete && answer.body == a.dump(&small));
+    // What Nix has is served though its hash can't be kept.
+    let answer = receiver.get(&receiver.nar_target(&own));
+    assert!(answer.complete && answer.body == b.dump(&own));
+    assert_eq!(receiver.narinfo(&large).status, 200);
+    assert_eq!(receiver.get(&receiver.nar_target(&large)).status, 404);
+    receiver.assert_no_panic();
+    // Room again, and all is as it was.
+    fs::remove_file(disk.path().join("fill")).expect("a file to remove");
+    wait_for("the index to be written again", || {
+        receiver
+            .try_cli(&["share", "--yes", &later])
+            .status
+            .success()
+            .then_some(())
+    });
+    assert_eq!(receiver.json(&["shared"]).as_array().map(Vec::len), Some(1));
+    let answer = receiver.get(&receiver.nar_target(&later));
+    assert!(answer.complete && answer.body == b.dump(&later));
 }

@@ -19,6 +19,7 @@ mod hashing;
 mod measure;
 mod own_store;
 mod peer;
+mod store;
 
 use std::process::ExitCode;
 
@@ -32,12 +33,16 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 5] = [
+    let sections: [(&str, fn()); 9] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("hashing", hashing::run),
         ("closure", closure::run_large),
         ("small-paths", closure::run_small),
+        ("receiving", store::run_receiving),
+        ("reading", store::run_reading),
+        ("requesters", store::run_requesters),
+        ("start", store::run_start),
     ];
     if let Some(unknown) = wanted
         .iter()

@@ -122,13 +122,15 @@ pub fn receiver(provider: &Peer, key: &Key) -> (NixStore, Peer) {
 }
 
 /// A process that provides one blob out of memory with iroh-blobs' own code.
-struct StockProvider {
+pub struct StockProvider {
     child: Child,
-    address: EndpointAddr,
+    /// Where it is.
+    pub address: EndpointAddr,
 }
 
 impl StockProvider {
-    fn start(blob: &[u8]) -> StockProvider {
+    /// Starts it.
+    pub fn start(blob: &[u8]) -> StockProvider {
         let mut child = role("provide")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

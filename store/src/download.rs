@@ -510,7 +510,9 @@ impl Inflight {
         self.keep()
             .inspect_err(|_| self.ended.store(false, Ordering::Release))?;
         // Nix may have imported the path from elsewhere meanwhile.
-        store.adopt_imported()?;
+        if let Some(info) = self.info() {
+            store.adopt_if_imported(blob_hash, info)?;
+        }
         opened()
     }
 

@@ -116,3 +116,6 @@ pub(crate) const MAX_ADDED_AT_ONCE: usize = 10_000;
 
 /// Paths that are looked up in the index at once.
 pub(crate) const INDEX_LOOKUP: usize = 1024;
+
+/// The part of the quota that is freed beyond what is needed at once: a hundredth.
+pub(crate) const ROOM_AHEAD: u64 = 100;

@@ -12,7 +12,14 @@ use crate::{BlobHash, limits};
 #[derive(Debug)]
 pub(crate) struct Space {
     quota: u64,
-    entries: Mutex<HashMap<BlobHash, Entry>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_blob: HashMap<BlobHash, Entry>,
+    /// Sum over all of them.
+    bytes: u64,
 }
 
 /// Times are in seconds of Unix time.
@@ -36,7 +43,7 @@ impl Space {
         self.quota
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<BlobHash, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -46,21 +53,35 @@ impl Space {
             used_at,
             recorded_at: used_at,
         };
-        self.entries().insert(blob, entry);
+        let mut entries = self.entries();
+        entries.bytes += bytes;
+        if let Some(before) = entries.by_blob.insert(blob, entry) {
+            entries.bytes -= before.bytes;
+        }
     }
 
     pub(crate) fn has(&self, blob: BlobHash) -> bool {
-        self.entries().contains_key(&blob)
+        self.entries().by_blob.contains_key(&blob)
     }
 
     pub(crate) fn remove(&self, blob: BlobHash) {
-        self.entries().remove(&blob);
+        let mut entries = self.entries();
+        if let Some(entry) = entries.by_blob.remove(&blob) {
+            entries.bytes -= entry.bytes;
+        }
+    }
+
+    /// Bytes of all blobs but `blob`.
+    pub(crate) fn bytes_without(&self, blob: BlobHash) -> u64 {
+        let entries = self.entries();
+        let own = entries.by_blob.get(&blob).map_or(0, |entry| entry.bytes);
+        entries.bytes - own
     }
 
     /// Notes a use; returns its time if the index should hear of it.
     pub(crate) fn used(&self, blob: BlobHash) -> Option<u64> {
         let mut entries = self.entries();
-        let entry = entries.get_mut(&blob)?;
+        let entry = entries.by_blob.get_mut(&blob)?;
         let now = unix_now();
         entry.used_at = now;
         if now.saturating_sub(entry.recorded_at) < limits::USED_GRANULARITY.as_secs() {
@@ -74,6 +95,7 @@ impl Space {
     pub(crate) fn oldest_first(&self) -> Vec<(BlobHash, u64)> {
         let mut entries: Vec<_> = self
             .entries()
+            .by_blob
             .iter()
             .map(|(blob, entry)| (*blob, *entry))
             .collect();

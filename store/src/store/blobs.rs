@@ -295,14 +295,19 @@ impl Inner {
     /// What was not used for longest goes first; what is shared, and what is being received,
     /// stays, and what is shared does not count.
     pub(crate) fn make_room(&self, blob: BlobHash, bytes: u64) -> Result<(), StoreError> {
+        let free = self.files.free_bytes();
+        let free = free.map_err(|error| write_error(self.files.blobs_dir(), error))?;
+        let quota = self.space.quota();
+        // Most often there is room, whatever is pinned.
+        if self.space.bytes_without(blob).saturating_add(bytes) <= quota && bytes <= free {
+            self.space.put(blob, bytes, unix_now());
+            return Ok(());
+        }
         let others = self.space.oldest_first().into_iter();
         let mut others: Vec<_> = others
             .filter(|(other, _)| *other != blob && !self.is_pinned(*other))
             .collect();
-        let quota = self.space.quota();
         let taken: u64 = others.iter().map(|(_, bytes)| bytes).sum();
-        let free = self.files.free_bytes();
-        let free = free.map_err(|error| write_error(self.files.blobs_dir(), error))?;
         let over_quota = taken.saturating_add(bytes).saturating_sub(quota);
         let to_free = over_quota.max(bytes.saturating_sub(free));
         others.retain(|(other, _)| !self.downloads.is_live(*other));
@@ -318,6 +323,12 @@ impl Inner {
                 },
             });
         }
+        // A little more than needed, so that not every blob to come looks for room again.
+        let to_free = if to_free > 0 {
+            to_free.saturating_add(quota / limits::ROOM_AHEAD)
+        } else {
+            0
+        };
         let mut freed = 0;
         for (other, other_bytes) in others {
             if freed >= to_free {
@@ -340,11 +351,13 @@ impl Inner {
     /// The blobs in data files, each with what is known of its paths.
     pub(crate) fn file_infos(&self) -> Result<Vec<(BlobHash, PathInfo)>, StoreError> {
         let mut in_files = Vec::new();
-        self.index.for_each_blob(|blob, record| {
-            if record.is_downloaded() {
+        for (blob, _) in self.space.oldest_first() {
+            if let Some((record, _)) = self.index.blob(blob)?
+                && record.is_downloaded()
+            {
                 in_files.extend(record.paths().map(|path_hash| (blob, path_hash)));
             }
-        })?;
+        }
         let path_hashes: Vec<_> = in_files.iter().map(|&(_, path_hash)| path_hash).collect();
         let records = self.index.paths(&path_hashes)?;
         Ok(in_files
@@ -360,13 +373,7 @@ impl Inner {
             return Ok(());
         }
         for (blob, info) in self.file_infos()? {
-            if self.is_imported(&info)? {
-                // The outboard is where it is looked for before the data goes.
-                self.files.adopt_outboard(blob, info.nar_size)?;
-                self.index.write_blocking(Change::ByReference { blob })?;
-                self.files.remove_blob(blob, info.nar_size);
-                self.space.remove(blob);
-            }
+            self.adopt_file(blob, &info)?;
         }
         for (blob, resting) in self.downloads.all_resting() {
             if let Some(info) = resting.info
@@ -377,25 +384,57 @@ impl Inner {
         }
         let held = self.inline().infos();
         for (blob, info) in held {
-            if !self.is_imported(&info)? {
-                continue;
-            }
-            let Some(held) = self.inline().get(blob) else {
-                continue;
-            };
-            self.index.write_blocking(Change::PutBlob {
-                blob,
-                path: Some(Box::new(PathRecord::new(&info, blob))),
-                size: held.data.len() as u64,
-                place: Place::ByReference,
-                data: None,
-                used_at: unix_now(),
-                outboard: Some(held.outboard).filter(|outboard| {
-                    (1..=limits::MAX_INLINE_OUTBOARD).contains(&(outboard.len() as u64))
-                }),
-            })?;
-            self.inline().remove(blob);
+            self.adopt_inline(blob, &info)?;
         }
+        Ok(())
+    }
+
+    /// As [`Inner::adopt_imported`], for one blob that was just kept.
+    pub(crate) fn adopt_if_imported(
+        &self,
+        blob: BlobHash,
+        info: &PathInfo,
+    ) -> Result<(), StoreError> {
+        if self.database.source().is_none() {
+            return Ok(());
+        }
+        self.adopt_inline(blob, info)?;
+        if self.space.has(blob) {
+            self.adopt_file(blob, info)?;
+        }
+        Ok(())
+    }
+
+    fn adopt_file(&self, blob: BlobHash, info: &PathInfo) -> Result<(), StoreError> {
+        if self.is_imported(info)? {
+            // The outboard is where it is looked for before the data goes.
+            self.files.adopt_outboard(blob, info.nar_size)?;
+            self.index.write_blocking(Change::ByReference { blob })?;
+            self.files.remove_blob(blob, info.nar_size);
+            self.space.remove(blob);
+        }
+        Ok(())
+    }
+
+    fn adopt_inline(&self, blob: BlobHash, info: &PathInfo) -> Result<(), StoreError> {
+        if !self.is_imported(info)? {
+            return Ok(());
+        }
+        let Some(held) = self.inline().get(blob) else {
+            return Ok(());
+        };
+        self.index.write_blocking(Change::PutBlob {
+            blob,
+            path: Some(Box::new(PathRecord::new(info, blob))),
+            size: held.data.len() as u64,
+            place: Place::ByReference,
+            data: None,
+            used_at: unix_now(),
+            outboard: Some(held.outboard).filter(|outboard| {
+                (1..=limits::MAX_INLINE_OUTBOARD).contains(&(outboard.len() as u64))
+            }),
+        })?;
+        self.inline().remove(blob);
         Ok(())
     }
 

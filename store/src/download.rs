@@ -242,17 +242,7 @@ impl Download {
     /// [`io::ErrorKind::NotFound`] after [`Download::discard`].
     pub fn write(&self, parents: &[Parent], leaves: &[Leaf]) -> io::Result<()> {
         let inflight = &*self.0;
-        for parent in parents {
-            // Nodes inside a chunk group are not stored.
-            let Some(index) = inflight.tree.pre_order_offset(parent.node) else {
-                continue;
-            };
-            let at = index
-                .checked_mul(PAIR as u64)
-                .ok_or(io::ErrorKind::InvalidInput)?;
-            let pair = join_pair(parent.pair.0.as_bytes(), parent.pair.1.as_bytes());
-            inflight.outboard.write(at, &[&pair])?;
-        }
+        inflight.write_parents(parents)?;
         let mut written = ChunkRanges::empty();
         let mut rest = leaves;
         while let Some(first) = rest.first() {
@@ -449,6 +439,31 @@ impl Inflight {
             });
         }
         Ok(())
+    }
+
+    /// Writes hash pairs, those that lie side by side at once: a subtree's do.
+    fn write_parents(&self, parents: &[Parent]) -> io::Result<()> {
+        let mut run = Vec::with_capacity(parents.len() * PAIR);
+        let mut run_start = 0;
+        for parent in parents {
+            // Nodes inside a chunk group are not stored.
+            let Some(index) = self.tree.pre_order_offset(parent.node) else {
+                continue;
+            };
+            let at = index
+                .checked_mul(PAIR as u64)
+                .ok_or(io::ErrorKind::InvalidInput)?;
+            if run_start + run.len() as u64 != at {
+                self.outboard.write(run_start, &[&run])?;
+                run.clear();
+            }
+            if run.is_empty() {
+                run_start = at;
+            }
+            let pair = join_pair(parent.pair.0.as_bytes(), parent.pair.1.as_bytes());
+            run.extend_from_slice(&pair);
+        }
+        self.outboard.write(run_start, &[&run])
     }
 
     fn write_run(&self, start: u64, leaves: &[Leaf]) -> io::Result<ChunkRanges> {

@@ -49,6 +49,9 @@ impl Area {
     /// Writes `slices` one after the other from `at` on.
     pub(super) fn write(&self, at: u64, slices: &[&[u8]]) -> io::Result<()> {
         let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        if len == 0 {
+            return Ok(());
+        }
         let inside = at.checked_add(len).is_some_and(|end| end <= self.size);
         if !inside {
             return Err(io::ErrorKind::InvalidInput.into());

@@ -29,6 +29,10 @@ const GROUP_CHUNKS: u64 = 1 << limits::CHUNK_GROUP.chunk_log();
 /// Level of tree nodes below which a verified read takes a subtree as one piece.
 const PIECE_LEVEL: u8 = (limits::READ_PIECE / blake3::CHUNK_LEN).trailing_zeros() as u8;
 
+mod items;
+
+pub(crate) use items::Items;
+
 /// One walk over a blob and its tree.
 pub(crate) struct Verifier {
     tree: BaoTree,

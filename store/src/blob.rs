@@ -6,14 +6,19 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bao_tree::ChunkRanges;
+use bao_tree::{ChunkRanges, io::mixed::EncodedItem};
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use crate::{
-    BlobHash, ReadError, bao::Verifier, limits, nix::StorePathHash, outboard::Outboard,
-    source::ByteSource, store::Inner,
+    BlobHash, ReadError,
+    bao::{Items, Verifier},
+    limits,
+    nix::StorePathHash,
+    outboard::Outboard,
+    source::ByteSource,
+    store::Inner,
 };
 
 /// An open blob; clones share it, and each read has its own position.
@@ -105,6 +110,19 @@ impl Blob {
         blocking_stream(read)
     }
 
+    /// Whether every chunk was there when it was opened.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.0.held.is_none()
+    }
+
+    /// Starts to encode `ranges` piece by piece, as [`Blob::encode`] does at once.
+    pub(crate) fn items(&self, ranges: ChunkRanges) -> BlobItems {
+        BlobItems {
+            items: Items::new(self.verifier(), ranges),
+            blob: self.clone(),
+        }
+    }
+
     fn verifier(&self) -> Verifier {
         let blob = &*self.0;
         Verifier::new(
@@ -124,6 +142,23 @@ impl Blob {
             store.demote(self.0.hash, self.0.path_hash, &self.0.source, error);
         }
         outcome
+    }
+}
+
+/// An encoding under way.
+pub(crate) struct BlobItems {
+    blob: Blob,
+    items: Items,
+}
+
+impl BlobItems {
+    /// Appends the items of the next piece, and returns whether there may be more. Blocks.
+    ///
+    /// What was appended before an error is right. Errors are those of [`Blob::encode`].
+    pub(crate) fn next_piece(&mut self, out: &mut Vec<EncodedItem>) -> Result<bool, ReadError> {
+        let mut more = false;
+        let outcome = self.items.next_piece(out).map(|answer| more = answer);
+        self.blob.checked(outcome).map(|()| more)
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Inflight {
     checkpoint: Arc<Notify>,
     /// Kept or given up: nothing rests of it.
     ended: AtomicBool,
+    /// Held by whoever keeps it.
+    keeping: Mutex<()>,
 }
 
 impl Store {
@@ -213,6 +215,7 @@ impl Inner {
                 unsynced: AtomicU64::new(0),
                 checkpoint: Arc::default(),
                 ended: AtomicBool::new(false),
+                keeping: Mutex::default(),
             };
             inflight.add(&have);
             Ok(Arc::new(inflight))
@@ -361,6 +364,11 @@ impl Inflight {
         self.have.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The chunks that are there, and the length of the blob in bytes.
+    pub(crate) fn progress(&self) -> (ChunkRanges, u64) {
+        (self.have().clone(), self.tree.size())
+    }
+
     pub(crate) fn info(&self) -> Option<&PathInfo> {
         self.info.get()
     }
@@ -393,11 +401,13 @@ impl Inflight {
         let mut have = self.have();
         *have |= chunks.clone();
         let arrived = self.contiguous(&have);
+        drop(have);
         self.watermark.send_if_modified(|watermark| {
             let grew = arrived > *watermark;
             *watermark = arrived.max(*watermark);
             grew
         });
+        self.store.observers.tell(self.blob);
     }
 
     fn set_verdict(&self, verdict: Result<(), VerifyError>) {
@@ -518,12 +528,16 @@ impl Inflight {
         if !self.is_verified() {
             return Err(StoreError::NotVerified { blob_hash });
         }
-        if self.ended.swap(true, Ordering::AcqRel) {
+        let keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ended.load(Ordering::Acquire) {
             // Committed before, by another clone.
             return opened();
         }
-        self.keep()
-            .inspect_err(|_| self.ended.store(false, Ordering::Release))?;
+        self.keep()?;
+        // Not before: until then it is read, and joined, as a download.
+        self.ended.store(true, Ordering::Release);
+        drop(keeping);
+        store.observers.tell(blob_hash);
         // Nix may have imported the path from elsewhere meanwhile.
         if let Some(info) = self.info() {
             store.adopt_if_imported(blob_hash, info)?;
@@ -629,6 +643,7 @@ impl Drop for Inflight {
         }
         let this: *const Self = self;
         self.store.downloads.end(self.blob, this, resting);
+        self.store.observers.tell(self.blob);
     }
 }
 

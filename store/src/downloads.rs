@@ -153,6 +153,17 @@ impl Downloads {
             .collect()
     }
 
+    /// All blobs of which a part is held, or is about to be.
+    pub(crate) fn all(&self) -> Vec<BlobHash> {
+        let state = self.state();
+        state
+            .live
+            .keys()
+            .chain(state.resting.keys())
+            .copied()
+            .collect()
+    }
+
     fn set_held(&self, blob: BlobHash, held: &ChunkRanges) {
         if let Some(resting) = self.state().resting.get_mut(&blob) {
             resting.held.get_or_insert_with(|| held.clone());

@@ -17,6 +17,7 @@
 //! rename in a synced directory is whole or not at all. Hashes of NARs that Nix keeps are synced
 //! within a second; they are computed again if they are lost.
 
+mod api;
 mod bao;
 mod blob;
 mod config;
@@ -33,6 +34,7 @@ pub mod limits;
 mod nar;
 mod nar_reader;
 pub mod nix;
+mod observers;
 mod outboard;
 mod source;
 mod space;

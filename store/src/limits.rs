@@ -52,6 +52,21 @@ pub(crate) const MAX_INDEX_BATCH: usize = 1024;
 /// How long a change of the index that can be recomputed may wait for its sync to disk.
 pub(crate) const INDEX_SYNC_DELAY: Duration = Duration::from_secs(1);
 
+/// Commands that may wait for their task to be started.
+pub(crate) const API_QUEUE: usize = 64;
+
+/// Items of a running import written at once: 1 MiB of leaves.
+pub(crate) const API_IMPORT_BATCH: usize = 64;
+
+/// Hash pairs that may come before the first leaf: twice the depth of the deepest tree.
+pub(crate) const API_MAX_PARENTS_AHEAD: usize = 128;
+
+/// Bytes of imports in memory that were cut off and may be continued.
+pub(crate) const API_KEPT_BYTES: u64 = 4 * MAX_INLINE_BLOB;
+
+/// Largest blob that is imported without being announced by its hash: it is held in memory.
+pub(crate) const API_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
 /// How often Nix's database is asked whether it changed.
 pub(crate) const DATABASE_POLL: Duration = Duration::from_secs(1);
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -20,6 +20,7 @@ use crate::{
     layouts::LayoutCache,
     limits,
     nix::{StorePath, StorePathHash},
+    observers::Observers,
     outboard,
     space::Space,
 };
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) files: Files,
     pub(crate) downloads: Downloads,
     pub(crate) space: Space,
+    pub(crate) observers: Observers,
     inline: Mutex<InlineCache>,
     layouts: Mutex<LayoutCache>,
     jobs: Jobs,
@@ -176,6 +178,7 @@ impl Inner {
             layouts: Mutex::new(LayoutCache::new(config.layout_cache_bytes)),
             downloads,
             space,
+            observers: Observers::default(),
             config,
             index,
             files,
@@ -212,6 +215,25 @@ impl Inner {
     /// Runs `work` on a blocking thread; the store does not close before it ends.
     pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
         self.tasks.spawn_blocking_on(work, &self.runtime);
+    }
+
+    /// Runs `work` on a blocking thread and waits for it; the store does not close before it ends.
+    pub(crate) async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let work = self.tasks.spawn_blocking_on(work, &self.runtime);
+        work.await.map_err(io::Error::from)
+    }
+
+    /// Runs a task that ends when the store stops; the store does not close before.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Completes once the store shuts down.
+    pub(crate) async fn stopped(&self) {
+        self.stop.cancelled().await;
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

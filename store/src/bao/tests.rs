@@ -3,6 +3,7 @@
 use bao_tree::{
     ChunkNum, ChunkRanges,
     io::{
+        mixed::EncodedItem,
         outboard::PreOrderMemOutboard,
         sync::{decode_ranges, encode_ranges_validated},
     },
@@ -10,7 +11,7 @@ use bao_tree::{
 use bytes::Bytes;
 use proptest::{collection, prelude::*};
 
-use super::Verifier;
+use super::{Items, Verifier};
 use crate::{
     ReadError, limits,
     outboard::{Outboard, OutboardBuilder, OutboardSink, tree},
@@ -95,6 +96,19 @@ fn too_few_or_too_many_bytes_are_an_error() {
     }
 }
 
+fn join(items: &[EncodedItem], out: &mut Vec<u8>) {
+    for item in items {
+        match item {
+            EncodedItem::Parent(parent) => {
+                out.extend_from_slice(parent.pair.0.as_bytes());
+                out.extend_from_slice(parent.pair.1.as_bytes());
+            }
+            EncodedItem::Leaf(leaf) => out.extend_from_slice(&leaf.data),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 fn check_ranges(data: &Bytes, wanted: &ChunkRanges) {
     let size = data.len();
     let (root, outboard) = built(data);
@@ -111,6 +125,21 @@ fn check_ranges(data: &Bytes, wanted: &ChunkRanges) {
         .encode(wanted, &mut encoded)
         .unwrap();
     assert!(encoded == expected, "{size} {wanted:?}");
+
+    // Piece by piece, it is the same.
+    let mut items = Items::new(verifier(data, &root, &outboard), wanted.clone());
+    let mut joined = Vec::new();
+    loop {
+        let mut piece = Vec::new();
+        let more = items.next_piece(&mut piece).unwrap();
+        let before = joined.len();
+        join(&piece, &mut joined);
+        assert!(joined.len() - before < 2 * limits::READ_PIECE);
+        if !more {
+            break;
+        }
+    }
+    assert!(joined == expected, "{size} {wanted:?}");
 
     // And bao-tree's decoder takes it.
     let mut decoded = Vec::new();
@@ -131,6 +160,7 @@ fn the_encoding_is_that_of_bao_tree() {
         // What iroh-blobs asks for to learn the size.
         check_ranges(&data, &ChunkRanges::from(ChunkNum(u64::MAX)..));
         check_ranges(&data, &ranges(&[(0, 1), (17, 3), (100, 400)]));
+        check_ranges(&data, &ranges(&[(0, 256), (512, 3), (100_000, 1)]));
     }
 }
 
@@ -191,6 +221,7 @@ proptest! {
             wrong[place] ^= 1;
         }
         let (wrong, outboard) = (Bytes::from(wrong), Outboard::Memory(wrong_outboard.into()));
+        let wrong_outboard = outboard.clone();
         let mut read = Vec::new();
         let outcome = verifier(&wrong, &root, &outboard)
             .read_range(0..size as u64, &mut |piece| {
@@ -213,6 +244,19 @@ proptest! {
             .encode(&ChunkRanges::all(), &mut right)
             .unwrap();
         prop_assert!(right.starts_with(&encoded));
+
+        let mut items = Items::new(verifier(&wrong, &root, &wrong_outboard), ChunkRanges::all());
+        let (mut piece, mut given) = (Vec::new(), Vec::new());
+        let outcome = loop {
+            let outcome = items.next_piece(&mut piece);
+            join(&piece, &mut given);
+            piece.clear();
+            if !matches!(outcome, Ok(true)) {
+                break outcome;
+            }
+        };
+        prop_assert!(matches!(outcome, Err(ReadError::Mismatch { .. })), "{outcome:?}");
+        prop_assert!(right.starts_with(&given));
     }
 }
 

@@ -46,7 +46,7 @@ impl Area {
         }
     }
 
-    /// Writes `slices` one after the other from `at` on.
+    /// Writes `slices` one after the other from `at` on; nothing, once it is frozen.
     pub(super) fn write(&self, at: u64, slices: &[&[u8]]) -> io::Result<()> {
         let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         if len == 0 {
@@ -71,7 +71,9 @@ impl Area {
                 drop(place);
                 write_all_at(&file, at, slices)
             }
-            Some(Place::Kept(_)) | None => Err(gone()),
+            // It was whole, so this is what was written before.
+            Some(Place::Kept(_)) => Ok(()),
+            None => Err(gone()),
         }
     }
 

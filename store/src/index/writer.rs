@@ -39,6 +39,8 @@ pub(crate) enum Change {
         blob: BlobHash,
         partial: Box<PartialRecord>,
     },
+    /// Nothing: what came before is on disk when this is acknowledged.
+    Sync,
     /// A download is given up.
     RemovePartial { blob: BlobHash },
     /// Downloaded blobs were used.
@@ -76,6 +78,7 @@ impl Change {
             Self::PutPartial { .. }
             | Self::RemovePartial { .. }
             | Self::StoppedCleanly
+            | Self::Sync
             | Self::ByReference { .. }
             | Self::RemoveBlob { .. }
             | Self::PutShare { .. }
@@ -251,6 +254,7 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<bool, StoreError> 
                 .map_err(failed)?;
             Ok(true)
         }
+        Change::Sync => Ok(true),
         Change::RemovePartial { blob } => remove_partial(write, *blob),
         Change::Used { blobs } => {
             for (blob, used_at) in blobs {

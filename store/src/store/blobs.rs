@@ -280,6 +280,7 @@ impl Inner {
         }
         self.files.remove_outboard(blob);
         self.space.remove(blob);
+        self.observers.tell(blob);
         Ok(())
     }
 

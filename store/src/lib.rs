@@ -39,7 +39,7 @@ mod space;
 mod store;
 
 pub use blob::Blob;
-pub use config::{Config, NixStore};
+pub use config::{Config, DAEMON_SOCKET, NixStore};
 pub use database::DatabaseStatus;
 pub use download::Download;
 pub use error::{
@@ -49,4 +49,4 @@ pub use error::{
 pub use iroh_blobs::Hash as BlobHash;
 pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
-pub use store::{LocalNar, NarState, Share, Source, Store, StoreStats};
+pub use store::{LocalNar, NarState, Share, Source, Store, StoreStats, TempRoot};

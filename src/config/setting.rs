@@ -191,8 +191,8 @@ settings! {
     WIRE_COMPRESSION { flag: "wire-compression", key: "wire_compression", default: "auto", value_name: "auto|off|1..19",
         heading: LIMITS, help: "Compression between peers",
         availability: not_yet("compression between peers", &["auto"]) }
-    STORE { flag: "store", key: "store", default: "auto", value_name: "auto|local|local?root=DIR", heading: PLACES,
-        help: "Which Nix store; a store under DIR keeps its logical /nix/store" }
+    STORE { flag: "store", key: "store", default: "auto", value_name: "auto|daemon|local|local?root=DIR|unix://PATH", heading: PLACES,
+        help: "Which Nix store, and how it is read; `auto`: its database, or Nix's daemon where that can't be read; a store under DIR keeps its logical /nix/store" }
     STATE_DIR { flag: "state-dir", key: "state_dir", value_name: "DIR", heading: PLACES,
         help: "Where identity, index and downloads live [default: $STATE_DIRECTORY, /var/lib/peerix for root, else ~/.local/state/peerix]" }
     SCAN_INTERVAL { flag: "scan-interval", section: "store", key: "scan_interval", kind: Kind::Duration,

@@ -103,17 +103,25 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Which Nix store, in Nix's own terms.
 pub fn nix_store(text: &str) -> Result<NixStore, String> {
-    let not_yet = |what: &str| {
-        Err(format!(
-            "`{text}`: reading the store through {what} is not in this build yet: use auto, local or local?root=DIR"
-        ))
-    };
+    const CHOICES: &str = "use auto, daemon, local, local?root=DIR or unix://PATH";
     match text {
         "auto" => return Ok(NixStore::Auto),
+        "daemon" => return Ok(NixStore::Daemon { socket: None }),
         "local" => return Ok(NixStore::Local { root: None }),
-        "daemon" => return not_yet("Nix's daemon"),
-        _ if text.starts_with("unix://") => return not_yet("a daemon's socket"),
         _ => {}
+    }
+    if let Some(socket) = text.strip_prefix("unix://") {
+        if socket.contains('?') {
+            return Err(format!(
+                "`{text}`: a daemon's socket takes no parameters: {CHOICES}"
+            ));
+        }
+        return match percent_decode(socket) {
+            Some(socket) if socket.is_absolute() => Ok(NixStore::Daemon {
+                socket: Some(socket),
+            }),
+            _ => Err(format!("`{text}`: the socket must be an absolute path")),
+        };
     }
     let root = text
         .strip_prefix("local?root=")
@@ -121,9 +129,7 @@ pub fn nix_store(text: &str) -> Result<NixStore, String> {
     match root.map(percent_decode) {
         Some(Some(root)) if root.is_absolute() => Ok(NixStore::Local { root: Some(root) }),
         Some(_) => Err(format!("`{text}`: the root must be an absolute path")),
-        None => Err(format!(
-            "`{text}` is not a store: use auto, local or local?root=DIR"
-        )),
+        None => Err(format!("`{text}` is not a store: {CHOICES}")),
     }
 }
 

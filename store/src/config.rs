@@ -47,13 +47,22 @@ impl Default for Config {
     }
 }
 
+/// Where Nix's daemon listens unless it is told otherwise.
+pub const DAEMON_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+
 /// Which Nix store is read, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NixStore {
-    /// The system's store at `/nix`, through whatever source is there.
+    /// The system's store at `/nix`: through its SQLite database where this user can read it
+    /// safely, else through Nix's daemon.
     #[default]
     Auto,
+    /// The system's store at `/nix`, through Nix's daemon.
+    Daemon {
+        /// The daemon's socket; `None` is [`DAEMON_SOCKET`].
+        socket: Option<PathBuf>,
+    },
     /// The store below a directory, read through its SQLite database.
     Local {
         /// The directory before `/nix/store`; `None` is `/`.
@@ -65,7 +74,9 @@ impl NixStore {
     fn below_root(&self, relative: &str) -> PathBuf {
         match self {
             Self::Local { root: Some(root) } => root.join(relative),
-            Self::Auto | Self::Local { root: None } => PathBuf::from("/").join(relative),
+            Self::Auto | Self::Daemon { .. } | Self::Local { root: None } => {
+                PathBuf::from("/").join(relative)
+            }
         }
     }
 
@@ -79,6 +90,20 @@ impl NixStore {
     #[must_use]
     pub fn database_path(&self) -> PathBuf {
         self.below_root("nix/var/nix/db/db.sqlite")
+    }
+
+    /// Returns the socket of the daemon that looks after this store; a chroot store has none.
+    #[must_use]
+    pub fn daemon_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Daemon {
+                socket: Some(socket),
+            } => Some(socket.clone()),
+            Self::Auto | Self::Daemon { socket: None } | Self::Local { root: None } => {
+                Some(PathBuf::from(DAEMON_SOCKET))
+            }
+            Self::Local { root: Some(_) } => None,
+        }
     }
 
     /// Returns the directory of Nix's garbage collector roots.

@@ -1,17 +1,19 @@
 //! What Nix says is valid: one interface over the sources it can be read from.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use crate::{
-    DatabaseError,
+    DatabaseError, NixStore,
     nix::{PathInfo, StorePathHash},
 };
 
+mod daemon;
 mod sqlite;
 
+pub(crate) use daemon::{DaemonConnection, DaemonDatabase, DaemonError};
 pub(crate) use sqlite::SqliteDatabase;
 
 /// Whether Nix's database can be read.
@@ -20,7 +22,7 @@ pub(crate) use sqlite::SqliteDatabase;
 pub enum DatabaseStatus {
     /// It is read.
     Present {
-        /// Where it is.
+        /// What is read: the SQLite database, or the socket of Nix's daemon.
         path: PathBuf,
     },
     /// It is not; it is taken up as soon as that changes.
@@ -39,8 +41,11 @@ pub struct PathMarker {
     pub(crate) paths: i64,
 }
 
-/// A source of path infos. All methods block for as long as a disk does.
+/// A source of path infos. All methods but `path` block for as long as a disk or a daemon does.
 pub(crate) trait PathInfoSource: Send + Sync + 'static {
+    /// Returns the file or socket that is read.
+    fn path(&self) -> &Path;
+
     /// Returns what is recorded of each path, in the order asked; `None` where it isn't valid.
     fn path_infos(
         &self,
@@ -88,7 +93,7 @@ enum State {
 }
 
 impl Database {
-    /// Takes the place and the way to open it, and tries at once.
+    /// Takes the place where it is expected and the way to open it, and tries at once.
     pub(crate) fn new(path: PathBuf, open: OpenSource) -> Self {
         let state = RwLock::new(State::Absent {
             reason: "not opened yet".into(),
@@ -99,11 +104,12 @@ impl Database {
     }
 
     pub(crate) fn status(&self) -> DatabaseStatus {
-        let path = self.path.clone();
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Present { .. } => DatabaseStatus::Present { path },
+            State::Present { source, .. } => DatabaseStatus::Present {
+                path: source.path().to_owned(),
+            },
             State::Absent { reason } => DatabaseStatus::Absent {
-                path,
+                path: self.path.clone(),
                 reason: reason.clone(),
             },
         }
@@ -149,7 +155,7 @@ impl Database {
                     return true;
                 }
                 Err(reason) => {
-                    tracing::info!(path = %self.path.display(), %reason, "Nix's database is reopened");
+                    tracing::info!(path = %source.path().display(), %reason, "Nix's database is reopened");
                     true
                 }
             },
@@ -169,5 +175,38 @@ impl Database {
 
     fn set(&self, state: State) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+/// The sources from which a Nix store's infos can be had.
+pub(crate) fn of_store(nix_store: &NixStore) -> Database {
+    let database = nix_store.database_path();
+    let store_dir = nix_store.physical_store_dir();
+    let socket = nix_store.daemon_socket();
+    let path = database.clone();
+    let open_sqlite = move || -> Result<Arc<dyn PathInfoSource>, String> {
+        Ok(Arc::new(SqliteDatabase::open(&path)?))
+    };
+    let path = database.clone();
+    let open_daemon = move |socket: &Path| -> Result<Arc<dyn PathInfoSource>, String> {
+        Ok(Arc::new(DaemonDatabase::open(socket, &store_dir, &path)?))
+    };
+    match (nix_store, socket) {
+        (NixStore::Daemon { .. }, Some(socket)) => {
+            let path = socket.clone();
+            Database::new(path, Box::new(move || open_daemon(&socket)))
+        }
+        (NixStore::Auto, Some(socket)) => {
+            let open = move || {
+                open_sqlite().or_else(|no_sqlite| {
+                    open_daemon(&socket).map_err(|no_daemon| {
+                        let socket = socket.display();
+                        format!("{no_sqlite}; nor does a daemon answer at {socket}: {no_daemon}")
+                    })
+                })
+            };
+            Database::new(database, Box::new(open))
+        }
+        _ => Database::new(database, Box::new(open_sqlite)),
     }
 }

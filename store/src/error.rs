@@ -64,7 +64,15 @@ pub enum DatabaseError {
         /// What SQLite said.
         source: Arc<rusqlite::Error>,
     },
-    /// A row is not what Nix writes.
+    /// Nix's daemon failed, or didn't answer in time.
+    #[error("Nix's daemon at {socket} cannot be asked: {reason}")]
+    Daemon {
+        /// Its socket.
+        socket: PathBuf,
+        /// What happened, or what it answered.
+        reason: String,
+    },
+    /// An entry is not what Nix writes.
     #[error("Nix's database has a malformed entry for {entry}: {reason}")]
     Malformed {
         /// The path, as far as it can be told.

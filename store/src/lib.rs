@@ -41,7 +41,7 @@ mod space;
 mod store;
 
 pub use blob::Blob;
-pub use config::{Config, NixStore};
+pub use config::{Config, DAEMON_SOCKET, NixStore};
 pub use database::{DatabaseStatus, PathMarker};
 pub use download::Download;
 pub use error::{
@@ -53,5 +53,5 @@ pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
 pub use store::{
     BackgroundHashing, Dropped, LocalNar, NarState, PauseReason, Share, Source, Store, StoreStats,
-    VerifyProgress, VerifyReport,
+    TempRoot, VerifyProgress, VerifyReport,
 };

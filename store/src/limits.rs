@@ -134,3 +134,46 @@ pub(crate) const INDEX_LOOKUP: usize = 1024;
 
 /// The part of the quota that is freed beyond what is needed at once: a hundredth.
 pub(crate) const ROOM_AHEAD: u64 = 100;
+
+/// How long Nix's daemon may take for a connection and its handshake: it forks a process, and
+/// systemd may have to start it first.
+pub(crate) const DAEMON_CONNECT: Duration = Duration::from_secs(5);
+
+/// How long Nix's daemon may take to answer: it may wait for a lock of Nix's database.
+pub(crate) const DAEMON_ANSWER: Duration = Duration::from_secs(10);
+
+/// How long Nix's daemon may take to list all valid paths: a million of them are 80 MB.
+pub(crate) const DAEMON_LIST: Duration = Duration::from_secs(60);
+
+/// Idle connections kept to Nix's daemon; each is a process on its side.
+pub(crate) const MAX_IDLE_DAEMON_CONNECTIONS: usize = 2;
+
+/// How long a connection to Nix's daemon is used: its process remembers what it answered, and
+/// notices changes that others make only where it looks.
+pub(crate) const DAEMON_CONNECTION_AGE: Duration = Duration::from_secs(10);
+
+/// How old the last change must be before times of files tell of the next: they come from a clock
+/// that ticks every 1 to 10 ms.
+pub(crate) const FILE_TIME_GRANULARITY: Duration = Duration::from_millis(50);
+
+/// Bytes of one text in an answer of Nix's daemon: content addresses and signatures have hundreds,
+/// and an error's message some thousands.
+pub(crate) const MAX_DAEMON_TEXT: usize = 64 * 1024;
+
+/// Bytes of a line that Nix's daemon logs, which is skipped: a build's output comes in such lines.
+pub(crate) const MAX_DAEMON_LOG: u64 = 1024 * 1024;
+
+/// Bytes of a store path from Nix's daemon: names have up to 211.
+pub(crate) const MAX_DAEMON_PATH: usize = 1024;
+
+/// References of one path: more than any system's own path has.
+pub(crate) const MAX_REFERENCES: u64 = 65_536;
+
+/// Signatures of one path.
+pub(crate) const MAX_SIGNATURES: u64 = 1024;
+
+/// Traces of an error, and fields of a log entry, from Nix's daemon.
+pub(crate) const MAX_DAEMON_PARTS: u64 = 4096;
+
+/// Valid paths that Nix's daemon may list: several times the largest stores known.
+pub(crate) const MAX_VALID_PATHS: u64 = 4_000_000;

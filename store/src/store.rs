@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config, DatabaseError, DatabaseStatus, OpenError, StoreError,
-    database::{Database, OpenSource, SqliteDatabase},
+    database::{self, Database},
     downloads::Downloads,
     files::Files,
     index::{Change, Index, index_path},
@@ -31,16 +31,19 @@ mod hash;
 mod infos;
 mod jobs;
 mod nars;
+mod roots;
 mod shares;
 mod verify;
 
 pub use background::{BackgroundHashing, PauseReason};
 pub use nars::{LocalNar, NarState, Source, StoreStats};
+pub use roots::TempRoot;
 pub use shares::Share;
 pub use verify::{Dropped, VerifyProgress, VerifyReport};
 
 use background::Backlog;
 use jobs::Jobs;
+use roots::TempRoots;
 
 /// The NARs of this machine.
 ///
@@ -59,6 +62,7 @@ impl fmt::Debug for Store {
 pub(crate) struct Inner {
     config: Config,
     pub(crate) database: Database,
+    temp_roots: TempRoots,
     pub(crate) index: Index,
     pub(crate) files: Files,
     pub(crate) downloads: Downloads,
@@ -169,11 +173,9 @@ impl Inner {
         let space = Space::new(config.blob_quota);
         let downloads = find_downloads(&files, &index, &space, &malformed)?;
         let shared = shares::count(&index.shares().map_err(malformed)?);
-        let database_path = config.nix_store.database_path();
-        let open_path = database_path.clone();
-        let open: OpenSource = Box::new(move || Ok(Arc::new(SqliteDatabase::open(&open_path)?)));
         let inner = Self {
-            database: Database::new(database_path, open),
+            database: database::of_store(&config.nix_store),
+            temp_roots: TempRoots::new(config.nix_store.daemon_socket()),
             inline: Mutex::new(InlineCache::new(config.inline_cache_bytes)),
             layouts: Mutex::new(LayoutCache::new(config.layout_cache_bytes)),
             downloads,

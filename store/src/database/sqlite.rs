@@ -211,6 +211,10 @@ impl SqliteDatabase {
 }
 
 impl PathInfoSource for SqliteDatabase {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn path_infos(
         &self,
         path_hashes: &[StorePathHash],

@@ -289,7 +289,7 @@ async fn the_stock_downloader_takes_the_rest_from_the_next_provider() {
     let sequence: HashSeq = children.iter().map(BlobHash::new).collect();
     let source = MemStore::new();
     for child in &children {
-        source.add_slice(child).temp_tag().await.unwrap();
+        let _tag = source.add_slice(child).temp_tag().await.unwrap();
     }
     let tag = source.add_bytes(bytes::Bytes::from(sequence)).temp_tag();
     let sequence = tag.await.unwrap().hash();

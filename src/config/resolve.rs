@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, path::PathBuf};
 
-use peerix_store::nix::TrustedPublicKey;
+use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{
-    Config, ConfigError, Given, Layer, Mode, Origin, Shown, Sources, file,
+    Config, ConfigError, Given, Layer, Mode, Origin, Shown, Sources, Surroundings, file,
     places::CONTROL_SOCKET_NAME,
     setting::{self, Availability, Kind, Setting},
     value,
@@ -32,7 +32,10 @@ pub(super) fn resolve(
         timeout: values.one(&setting::TIMEOUT, positive_duration)?,
         verbose: values.one(&setting::VERBOSE, value::switch)?,
         control_socket: control_socket(winners, sources, &state_dir),
-        store: values.one(&setting::STORE, value::nix_store)?,
+        store: nix_store(
+            values.one(&setting::STORE, value::nix_store)?,
+            &sources.surroundings,
+        ),
         store_uri: values.one(&setting::STORE, |text| Ok(text.to_owned()))?,
         peers: values.each(&setting::PEER, |text| {
             text.parse::<PeerAddr>()
@@ -175,6 +178,18 @@ impl Values<'_> {
             [one] if value::is_off(one) => Ok(Vec::new()),
             _ => values.iter().map(|text| parse(text)).collect(),
         })
+    }
+}
+
+/// Where the daemon's socket is not named, Nix's own variable may.
+fn nix_store(store: NixStore, surroundings: &Surroundings) -> NixStore {
+    match store {
+        NixStore::Daemon { socket: None } => NixStore::Daemon {
+            socket: surroundings
+                .variable("NIX_DAEMON_SOCKET_PATH")
+                .map(PathBuf::from),
+        },
+        other => other,
     }
 }
 

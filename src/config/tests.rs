@@ -267,8 +267,8 @@ fn errors_say_where_what_and_what_to_do() {
             "user.toml:1: peers: expected a list of strings",
         ),
         (
-            "store = \"daemon\"\n",
-            "user.toml:1: store: `daemon`: reading the store through Nix's daemon is not in this build yet: use auto, local or local?root=DIR",
+            "store = \"ssh://host\"\n",
+            "user.toml:1: store: `ssh://host` is not a store: use auto, daemon, local, local?root=DIR or unix://PATH",
         ),
         (
             "store = \"auto\"\n[store]\nuri = \"auto\"\n",
@@ -387,4 +387,17 @@ fn flags_keys_and_variables_are_unique() {
             assert!(setting.short.is_none() || setting.short != other.short);
         }
     }
+}
+
+#[test]
+fn the_daemons_socket_is_the_one_that_nix_would_ask() {
+    let daemon = |socket: Option<&str>| peerix_store::NixStore::Daemon {
+        socket: socket.map(Into::into),
+    };
+    let moved = || Lab::new().variable("NIX_DAEMON_SOCKET_PATH", "/run/nix");
+    let of = |lab: Lab, text: &str| lab.flag(&setting::STORE, &[text]).load().config.store;
+    assert_eq!(of(Lab::new(), "daemon"), daemon(None));
+    assert_eq!(of(moved(), "daemon"), daemon(Some("/run/nix")));
+    assert_eq!(of(moved(), "unix:///run/b"), daemon(Some("/run/b")));
+    assert_eq!(of(moved(), "auto"), peerix_store::NixStore::Auto);
 }

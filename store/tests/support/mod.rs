@@ -2,7 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod fake_daemon;
 pub mod foreign;
+pub mod machine;
 
 use std::{
     fs,

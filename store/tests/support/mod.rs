@@ -1,6 +1,6 @@
 //! A Nix store as Nix makes it, without Nix: files and a database with Nix's schema.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
 pub mod fake_daemon;
 pub mod foreign;

@@ -164,7 +164,7 @@ async fn member(store: &Store, path: &StorePath) -> Result<Member, ShareError> {
 
 /// Where the roots of a daemon's shares go.
 pub fn gc_roots(store: &Store, state_dir: PathBuf, store_uri: String) -> GcRoots {
-    GcRoots::new(store.gc_roots_dir(), state_dir, store_uri)
+    GcRoots::new(store.gc_roots_dir(), state_dir, store_uri).with_daemon_of(store.clone())
 }
 
 #[cfg(test)]

@@ -152,7 +152,10 @@ impl Transfers {
         let reader = self.0.store.open_nar(path_hash).await.ok()?;
         Some(OpenNar {
             size: reader.size(),
-            body: Box::new(LocalBody(reader)),
+            body: Box::new(LocalBody {
+                kept: self.0.store.keep_while_read(&nar),
+                reader,
+            }),
         })
     }
 

@@ -17,7 +17,7 @@ use iroh::{
 use iroh_blobs::protocol::{
     ChunkRangesSeq, ERR_INTERNAL, ERR_LIMIT, ERR_PERMISSION, ObserveItem, Request, RequestType,
 };
-use peerix_store::{Blob, BlobHash, Store};
+use peerix_store::{Blob, BlobHash, LocalNar, Store};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
@@ -154,7 +154,7 @@ impl Provider {
     }
 
     /// Finds an offered blob; what is not offered looks like what is not there.
-    async fn offered(&self, hash: BlobHash) -> Result<Blob, ServeError> {
+    async fn offered(&self, hash: BlobHash) -> Result<(Blob, LocalNar), ServeError> {
         let store = &self.0.store;
         let path_hash = store
             .path_of_blob(hash)
@@ -168,10 +168,8 @@ impl Provider {
         if !self.0.offer.is_offered(store, &nar.info) {
             return Err(ServeError::NotOffered);
         }
-        store
-            .open_blob(hash)
-            .await
-            .map_err(|_| ServeError::NotOffered)
+        let blob = store.open_blob(hash).await;
+        Ok((blob.map_err(|_| ServeError::NotOffered)?, nar))
     }
 
     async fn send_blob(
@@ -187,7 +185,8 @@ impl Provider {
             .acquire()
             .await
             .map_err(|_| ServeError::Gone)?;
-        let blob = self.offered(hash).await?;
+        let (blob, nar) = self.offered(hash).await?;
+        let _kept = self.0.store.keep_while_read(&nar);
         let peer = connection.remote_id();
         let public = is_public(connection);
         write(send, Bytes::copy_from_slice(&blob.size().to_le_bytes())).await?;
@@ -220,7 +219,7 @@ impl Provider {
         send: &mut SendStream,
         hash: BlobHash,
     ) -> Result<(), ServeError> {
-        let blob = self.offered(hash).await?;
+        let (blob, _) = self.offered(hash).await?;
         let item = ObserveItem {
             size: blob.size(),
             ranges: blob.held(),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use peerix_store::nix::StorePath;
+use peerix_store::{Store, nix::StorePath};
 use tokio::process::Command;
 
 /// Longest time that `nix-store --add-root` may take: it may wait for a running collection.
@@ -18,6 +18,8 @@ const NIX_TIMEOUT: Duration = Duration::from_secs(60);
 /// the state directory, where Nix is told of them.
 #[derive(Clone, Debug)]
 pub struct GcRoots {
+    /// Whose Nix daemon is asked first; `None` has the command line asked.
+    store: Option<Store>,
     direct: PathBuf,
     indirect: PathBuf,
     store_uri: String,
@@ -51,11 +53,19 @@ impl GcRoots {
     /// `store_uri`.
     pub fn new(gc_roots_dir: PathBuf, state_dir: PathBuf, store_uri: String) -> Self {
         GcRoots {
+            store: None,
             direct: gc_roots_dir.join("peerix"),
             indirect: state_dir.join("gcroots"),
             store_uri,
             nix_store: PathBuf::from("nix-store"),
         }
+    }
+
+    /// Has the daemon of this store's Nix asked, where it has one.
+    #[must_use]
+    pub fn with_daemon_of(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
     }
 
     /// Makes a root for `path`; false if it was there.
@@ -73,6 +83,9 @@ impl GcRoots {
         if points_to(&link, path) {
             return Ok(false);
         }
+        if self.ask_daemon(&link, path).await? {
+            return Ok(true);
+        }
         let made = self.ask_nix(&link, path).await;
         if made.is_err() {
             remove_link(&link)?;
@@ -89,6 +102,34 @@ impl GcRoots {
         // Nix drops its own reference to an indirect root once the link has gone.
         remove_link(&self.indirect.join(&name))?;
         remove_link(&self.direct.join(&name))
+    }
+
+    /// Makes the link and tells Nix's daemon of it; false where there is no daemon, or it refuses.
+    async fn ask_daemon(&self, link: &Path, path: &StorePath) -> Result<bool, GcRootError> {
+        let Some(store) = &self.store else {
+            return Ok(false);
+        };
+        let failed = |source| GcRootError::Io {
+            path: link.to_owned(),
+            source,
+        };
+        // It may not go between the link and the daemon's word.
+        let Some(_kept) = store.add_temp_root(path).await else {
+            return Ok(false);
+        };
+        make_link(link, path).map_err(failed)?;
+        match store.add_indirect_root(link).await {
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                remove_link(link)?;
+                Ok(false)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "Nix's daemon made no root");
+                remove_link(link)?;
+                Ok(false)
+            }
+        }
     }
 
     async fn ask_nix(&self, link: &Path, path: &StorePath) -> Result<(), GcRootError> {
@@ -237,6 +278,7 @@ mod tests {
         // Nobody makes directories there, not even root.
         let direct = PathBuf::from("/sys/peerix");
         GcRoots {
+            store: None,
             direct,
             indirect: lab.join("gcroots"),
             store_uri: "local?root=/b".to_owned(),

@@ -4,18 +4,27 @@ use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use peerix_store::NarReader;
+use peerix_store::{KeptPath, NarReader};
 
 use super::{State, Transfer};
 use crate::{limits, substituter::NarBody};
 
 /// A NAR out of the own store.
-pub(super) struct LocalBody(pub(super) NarReader);
+pub(super) struct LocalBody {
+    pub(super) reader: NarReader,
+    /// Until it is read.
+    pub(super) kept: Option<KeptPath>,
+}
 
 impl NarBody for LocalBody {
     fn stream(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
-        let pieces = self.0.stream(range);
-        pieces.map(|piece| piece.map_err(io::Error::other)).boxed()
+        let kept = self.kept;
+        let pieces = self.reader.stream(range);
+        let pieces = pieces.map(move |piece| {
+            let _until_the_end = &kept;
+            piece.map_err(io::Error::other)
+        });
+        pieces.boxed()
     }
 }
 

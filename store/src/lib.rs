@@ -52,6 +52,6 @@ pub use iroh_blobs::Hash as BlobHash;
 pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
 pub use store::{
-    BackgroundHashing, Dropped, LocalNar, NarState, PauseReason, Share, Source, Store, StoreStats,
-    TempRoot, VerifyProgress, VerifyReport,
+    BackgroundHashing, Dropped, KeptPath, LocalNar, NarState, PauseReason, Share, Source, Store,
+    StoreStats, TempRoot, VerifyProgress, VerifyReport,
 };

@@ -177,3 +177,7 @@ pub(crate) const MAX_DAEMON_PARTS: u64 = 4096;
 
 /// Valid paths that Nix's daemon may list: several times the largest stores known.
 pub(crate) const MAX_VALID_PATHS: u64 = 4_000_000;
+
+/// NARs above this size are kept from Nix's garbage collector while they are read: a smaller one is
+/// read before Nix's daemon has answered.
+pub(crate) const KEPT_WHILE_READ: u64 = 16 * 1024 * 1024;

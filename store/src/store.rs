@@ -37,7 +37,7 @@ mod verify;
 
 pub use background::{BackgroundHashing, PauseReason};
 pub use nars::{LocalNar, NarState, Source, StoreStats};
-pub use roots::TempRoot;
+pub use roots::{KeptPath, TempRoot};
 pub use shares::Share;
 pub use verify::{Dropped, VerifyProgress, VerifyReport};
 

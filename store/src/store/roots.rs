@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::Store;
+use super::{LocalNar, Source, Store};
 use crate::{
     DatabaseError,
     database::{DaemonConnection, DaemonError},
@@ -87,6 +87,13 @@ impl TempRoots {
     }
 }
 
+/// A path that Nix's garbage collector is asked to leave alone; see [`Store::keep_while_read`].
+#[derive(Debug)]
+pub struct KeptPath {
+    /// Dropping it drops the root, at once or as soon as it is there.
+    _root: tokio::task::JoinHandle<Option<TempRoot>>,
+}
+
 fn guard(store_path: &StorePath, connection: Arc<Shared>) -> TempRoot {
     TempRoot {
         store_path: store_path.clone(),
@@ -117,6 +124,21 @@ impl Store {
                 .ok()
         });
         timeout(limits::DAEMON_ANSWER, adding).await.ok()?.ok()?
+    }
+
+    /// Has Nix's daemon keep a path from the garbage collector while the result lives, without
+    /// waiting for it; `None` for what is read before the daemon could answer, or elsewhere.
+    ///
+    /// Where no daemon answers, nothing is kept. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn keep_while_read(&self, nar: &LocalNar) -> Option<KeptPath> {
+        if nar.source != Source::ByReference || nar.info.nar_size <= limits::KEPT_WHILE_READ {
+            return None;
+        }
+        let (store, store_path) = (self.clone(), nar.info.store_path.clone());
+        Some(KeptPath {
+            _root: tokio::spawn(async move { store.add_temp_root(&store_path).await }),
+        })
     }
 
     /// Asks Nix's daemon to take the symlink `link` as a root of the garbage collector.

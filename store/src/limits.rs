@@ -148,9 +148,9 @@ pub(crate) const DAEMON_LIST: Duration = Duration::from_secs(60);
 /// Idle connections kept to Nix's daemon; each is a process on its side.
 pub(crate) const MAX_IDLE_DAEMON_CONNECTIONS: usize = 2;
 
-/// How long a connection to Nix's daemon is used: its process remembers what it answered, and
-/// notices changes that others make only where it looks.
-pub(crate) const DAEMON_CONNECTION_AGE: Duration = Duration::from_secs(10);
+/// How long a connection to Nix's daemon may be idle: its process holds a lock for which the first
+/// run of a newer Nix may wait.
+pub(crate) const MAX_DAEMON_IDLE: Duration = Duration::from_secs(3);
 
 /// How old the last change must be before times of files tell of the next: they come from a clock
 /// that ticks every 1 to 10 ms.

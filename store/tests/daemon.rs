@@ -136,6 +136,18 @@ async fn a_connection_that_the_daemon_closed_is_replaced() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let (fake, store, infos) = with_fake(34, usize::MAX).await;
+    let (first, second) = (infos[0].path_hash(), infos[1].path_hash());
+    assert!(store.path_info(first).await.unwrap().is_some());
+    assert!(store.path_info(second).await.unwrap().is_some());
+    assert_eq!(fake.connections.load(SeqCst), 1);
+    eventually("closed", async || fake.ended.load(SeqCst) == 1).await;
+    assert!(store.path_info(first).await.unwrap().is_some());
+    store.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_socket_that_goes_is_noticed() {
     let (fake, store, infos) = with_fake(34, usize::MAX).await;
     fs::rename(fake.socket(), fake.dir.path().join("moved")).unwrap();
@@ -270,7 +282,7 @@ async fn changes() {
         let name = format!("path-{round}");
         let before = *changes.borrow();
         let path = add(&name, "content");
-        // At once: the daemon's process answered for the first path since it started.
+        // Over the same connection, and before the change is noticed.
         assert!(store.path_info(hash_of(&first)).await.unwrap().is_some());
         assert!(store.path_info(hash_of(&path)).await.unwrap().is_some());
         eventually("a change", async || *changes.borrow() > before).await;

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Instant, SystemTime},
 };
 
@@ -32,10 +32,7 @@ pub(crate) struct DaemonDatabase {
 
 struct Pooled {
     connection: DaemonConnection,
-    opened: Instant,
-    /// What the watched files looked like. The daemon's process remembers infos, wrong ones after
-    /// a change by another process.
-    stamp: u64,
+    since: Instant,
 }
 
 impl DaemonDatabase {
@@ -52,8 +49,8 @@ impl DaemonDatabase {
             watched: vec![store_dir.to_owned(), database.to_owned(), log.into()],
             idle: Mutex::new(Vec::new()),
         };
-        let pooled = source.connect().map_err(|error| error.to_string())?;
-        source.give_back(pooled);
+        let connection = source.connect().map_err(|error| error.to_string())?;
+        source.give_back(connection);
         Ok(source)
     }
 
@@ -82,29 +79,22 @@ impl DaemonDatabase {
         hasher.finish()
     }
 
-    fn connect(&self) -> Result<Pooled, DaemonError> {
-        // The stamp first: what changes after it is known to the connection, or makes it stale.
-        let stamp = self.stamp();
-        Ok(Pooled {
-            connection: DaemonConnection::connect(&self.socket, limits::DAEMON_CONNECT)?,
-            opened: Instant::now(),
-            stamp,
-        })
+    fn connect(&self) -> Result<DaemonConnection, DaemonError> {
+        DaemonConnection::connect(&self.socket, limits::DAEMON_CONNECT)
     }
 
-    fn take(&self) -> Option<Pooled> {
-        let stamp = self.stamp();
+    /// The idle connections, without those that have been idle for too long.
+    fn idle(&self) -> MutexGuard<'_, Vec<Pooled>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|pooled| {
-            pooled.stamp == stamp && pooled.opened.elapsed() < limits::DAEMON_CONNECTION_AGE
-        });
-        idle.pop()
+        idle.retain(|pooled| pooled.since.elapsed() < limits::MAX_DAEMON_IDLE);
+        idle
     }
 
-    fn give_back(&self, pooled: Pooled) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    fn give_back(&self, connection: DaemonConnection) {
+        let mut idle = self.idle();
         if idle.len() < limits::MAX_IDLE_DAEMON_CONNECTIONS {
-            idle.push(pooled);
+            let since = Instant::now();
+            idle.push(Pooled { connection, since });
         }
     }
 
@@ -114,22 +104,23 @@ impl DaemonDatabase {
     fn ask<T>(
         &self,
         mut request: impl FnMut(&mut DaemonConnection) -> Result<T, DaemonError>,
-    ) -> Result<(Pooled, Result<T, DaemonError>), DaemonError> {
-        if let Some(mut pooled) = self.take() {
-            match request(&mut pooled.connection) {
+    ) -> Result<(DaemonConnection, Result<T, DaemonError>), DaemonError> {
+        // The lock is not held while the daemon is asked.
+        let pooled = self.idle().pop();
+        if let Some(Pooled { mut connection, .. }) = pooled {
+            match request(&mut connection) {
                 Err(error) if error.ends_connection() => {
                     tracing::debug!(%error, "connection to Nix's daemon dropped");
                     // The others are of the same age, and likely as dead.
-                    let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                    idle.clear();
+                    self.idle().clear();
                 }
-                answer => return Ok((pooled, answer)),
+                answer => return Ok((connection, answer)),
             }
         }
-        let mut pooled = self.connect()?;
-        match request(&mut pooled.connection) {
+        let mut connection = self.connect()?;
+        match request(&mut connection) {
             Err(error) if error.ends_connection() => Err(error),
-            answer => Ok((pooled, answer)),
+            answer => Ok((connection, answer)),
         }
     }
 
@@ -165,19 +156,19 @@ impl PathInfoSource for DaemonDatabase {
             }
             Ok(())
         });
-        let (pooled, answer) = asked.map_err(|error| self.failed(error))?;
-        self.give_back(pooled);
+        let (connection, answer) = asked.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
         answer.map_err(|error| self.failed(error))?;
         Ok(infos)
     }
 
     fn for_each_path(&self, visit: &mut dyn FnMut(PathInfo) -> bool) -> Result<u64, DatabaseError> {
         let asked = self.ask(DaemonConnection::valid_paths);
-        let (mut pooled, paths) = asked.map_err(|error| self.failed(error))?;
+        let (mut connection, paths) = asked.map_err(|error| self.failed(error))?;
         let paths: Vec<StorePath> = paths.map_err(|error| self.failed(error))?;
         let mut visited = 0;
         for path in &paths {
-            match pooled.connection.path_info(path) {
+            match connection.path_info(path) {
                 Ok(Some(info)) => {
                     visited += 1;
                     if !visit(info) {
@@ -190,7 +181,7 @@ impl PathInfoSource for DaemonDatabase {
                 Err(error) => tracing::debug!(%error, "path skipped"),
             }
         }
-        self.give_back(pooled);
+        self.give_back(connection);
         Ok(visited)
     }
 
@@ -198,6 +189,8 @@ impl PathInfoSource for DaemonDatabase {
         if socket_inode(&self.socket)? != self.inode {
             return Err("another socket is in its place".into());
         }
+        // Asked for each second, so that none stays open much longer than it may.
+        drop(self.idle());
         Ok(self.stamp())
     }
 }

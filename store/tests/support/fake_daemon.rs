@@ -31,6 +31,8 @@ pub struct Behaviour {
 pub struct FakeDaemon {
     pub dir: TempDir,
     pub connections: Arc<AtomicUsize>,
+    /// Connections that have ended.
+    pub ended: Arc<AtomicUsize>,
 }
 
 impl FakeDaemon {
@@ -38,15 +40,24 @@ impl FakeDaemon {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let count = connections.clone();
+        let ended = Arc::new(AtomicUsize::new(0));
+        let (count, count_ended) = (connections.clone(), ended.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, behaviour) = (stream.unwrap(), behaviour.clone());
                 count.fetch_add(1, SeqCst);
-                thread::spawn(move || drop(Session::new(stream).serve(&behaviour)));
+                let ended = count_ended.clone();
+                thread::spawn(move || {
+                    let _client_went = Session::new(stream).serve(&behaviour);
+                    ended.fetch_add(1, SeqCst);
+                });
             }
         });
-        Self { dir, connections }
+        Self {
+            dir,
+            connections,
+            ended,
+        }
     }
 
     pub fn socket(&self) -> PathBuf {

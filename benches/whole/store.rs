@@ -2,7 +2,9 @@
 
 use std::{
     fmt::Write as _,
-    time::{Duration, Instant},
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
+    time::Instant,
 };
 
 use futures_util::{StreamExt, stream};
@@ -411,21 +413,42 @@ pub fn run_start() {
         );
     }
     nix.register(&registration);
+    println!("\n### A start with {PATHS} paths valid in Nix's store\n");
+    time_starts("Nix's database", || PeerOptions::new(&nix), PATHS);
+    let lab = tempfile::tempdir().expect("a temporary directory");
+    let socket = lab.path().join("socket");
+    let mut daemon = Command::new("nix-daemon")
+        .env("NIX_REMOTE", nix.uri())
+        .env("NIX_DAEMON_SOCKET_PATH", &socket)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nix-daemon");
+    crate::support::wait_for("Nix's daemon", || UnixStream::connect(&socket).ok());
+    let uri = format!("unix://{}", socket.display());
+    time_starts(
+        "Nix's daemon",
+        || PeerOptions::new(&nix).replace_flag("store", &uri),
+        PATHS,
+    );
+    daemon.kill().expect("our own child");
+    daemon.wait().expect("our own child");
+}
+
+fn time_starts(source: &str, options: impl Fn() -> PeerOptions, paths: usize) {
     let (mut firsts, mut after, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..5 {
         let begun = Instant::now();
-        let peer = PeerOptions::new(&nix).start();
+        let peer = options().start();
         assert_eq!(http::get(peer.http(), "/nix-cache-info").status, 200);
         firsts.push(begun.elapsed().as_secs_f64());
-        while !peer.run_cli(&["scan"]).contains(&PATHS.to_string()) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let scanned = peer.run_cli(&["scan"]);
+        assert!(scanned.contains(&paths.to_string()), "{scanned}");
         after.push(begun.elapsed().as_secs_f64());
         memory.push(resident(peer.pid()) as f64);
     }
-    println!("\n### A start with {PATHS} paths in Nix's database\n");
     println!(
-        "First HTTP answer after {}, all paths looked at after {}; {:.0} MiB resident then.",
+        "Through {source}: first HTTP answer after {}, all paths looked at after {}; {:.0} MiB \
+         resident then.\n",
         seconds(median(&firsts)),
         seconds(median(&after)),
         median(&memory) / 1024.0 / 1024.0

@@ -3,8 +3,8 @@
 //! A [`Store`] reads what Nix has from Nix's own database, hashes NARs when they are first asked
 //! for, and hands them out as blobs of iroh-blobs: addressed by BLAKE3, verified in chunk groups
 //! of 16 KiB, at any offset. The bytes of a path in `/nix/store` are re-read from its live files
-//! (a NAR *by reference*); what was downloaded and is not in Nix's store yet lies in memory or in
-//! a file beside the index.
+//! (a NAR *by reference*); what was downloaded and is not in Nix's store yet lies in memory, in the
+//! index or in a file beside it, whole or in part.
 //!
 //! Nothing leaves a store unchecked: bytes that are no longer the ones that were hashed end the
 //! read, and the entry is dropped. A NAR whose SHA-256 is not the one in Nix's database is never
@@ -12,10 +12,19 @@
 //!
 //! # Durability
 //!
-//! What must survive is written to a temporary file, synced, renamed, its directory synced, and
-//! then committed to the index. This takes from the medium that a synced file stays, and that a
-//! rename in a synced directory is whole or not at all. Hashes of NARs that Nix keeps are synced
-//! within a second; they are computed again if they are lost.
+//! What we assume of the disk: a synced file stays; a rename in a synced directory is whole or not
+//! at all; what was not synced may be old, zero or gone, in any order.
+//!
+//! So what must survive is synced, with its directory, before the index that tells of it is
+//! committed, and the index is synced before anything is acknowledged. Downloads have their names
+//! from the start and can be told from their own bytes: after an unclean stop they are read against
+//! their outboards, and only what is right counts. A kill costs what was not written yet, a power
+//! cut at most 64 MiB or a second of it besides. Hashes of NARs that Nix keeps are synced within a
+//! second; they are computed again if they are lost.
+//!
+//! # Other clients
+//!
+//! [`Store::blobs_api`] gives the same blobs as iroh-blobs' own store interface.
 
 mod api;
 mod bao;

@@ -223,6 +223,22 @@ fn random(seed: u64, index: u64, below: u64) -> u64 {
 /// FAULTS D1: killed at the Nth call of each kind that changes a file.
 #[test]
 fn a_kill_at_any_change_of_a_file_loses_nothing() {
+    sweep("signal=KILL", samples(14));
+}
+
+/// FAULTS D3: each call of a kind fails from the Nth on, as on a full disk.
+#[test]
+fn a_disk_that_is_full_from_any_call_on_loses_nothing() {
+    sweep("error=ENOSPC", samples(7));
+}
+
+/// FAULTS D4: the Nth call of each kind fails, and those after it.
+#[test]
+fn a_disk_that_fails_from_any_call_on_loses_nothing() {
+    sweep("error=EIO", samples(7));
+}
+
+fn sweep(fault: &str, samples: u64) {
     if !has("strace") {
         eprintln!("skipped: this needs strace");
         return;
@@ -236,11 +252,18 @@ fn a_kill_at_any_change_of_a_file_loses_nothing() {
         ("openat", 90),
         ("unlink", 4),
     ];
-    let mut killed = 0;
-    for sample in 0..samples(14) {
+    let is_kill = fault.starts_with("signal");
+    let mut hit = 0;
+    for sample in 0..samples {
         let (call, most) = CALLS[(sample % CALLS.len() as u64) as usize];
         let nth = 1 + random(seed(), sample, most);
-        let what = format!("killed at {call} {nth}");
+        // A failing `openat` would keep the program itself from starting.
+        let call = if is_kill || call != "openat" {
+            call
+        } else {
+            "ftruncate"
+        };
+        let what = format!("{fault} at {call} {nth}");
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state");
         let mut command = Command::new("strace");
@@ -248,7 +271,10 @@ fn a_kill_at_any_change_of_a_file_loses_nothing() {
             .args(["-f", "-qq", "-o", "/dev/null", "-e"])
             .arg(format!("trace={call}"))
             .arg("-e")
-            .arg(format!("inject={call}:signal=KILL:when={nth}"))
+            .arg(format!(
+                "inject={call}:{fault}:when={nth}{}",
+                if is_kill { "" } else { "+" }
+            ))
             .arg(this_binary());
         let mut child = spawn_child(command, &state_dir);
         let mut said = Said::default();
@@ -256,10 +282,10 @@ fn a_kill_at_any_change_of_a_file_loses_nothing() {
             said.hear(&line.unwrap());
         }
         child.wait().unwrap();
-        killed += u64::from(!said.done);
+        hit += u64::from(!said.done);
         check(&state_dir, &said, 4 * MIB, &what);
     }
-    assert!(killed > 0, "none of the kills hit");
+    assert!(hit > 0, "{fault} hit nothing");
 }
 
 /// A file system of its own, whose power can be cut.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::support::{
     hostile::{Client, address_in},
     nix_store::{Key, NixStore, PathSpec},
-    peer::PeerOptions,
+    peer::{Peer, PeerOptions},
     tree::Node,
 };
 
@@ -79,6 +79,57 @@ fn fetch_some(peer: &crate::support::peer::Peer, path: &str, size: u64) -> u64 {
         drop(end);
     });
     size
+}
+
+/// FAULTS I4.
+#[test]
+fn many_transfers_at_once_stay_within_memory_and_descriptors() {
+    let key = Key::generate("sharer-1");
+    let a = NixStore::new();
+    let paths: Vec<String> = (0..48)
+        .map(|n| {
+            let size = 2_000_000 + n * 200_000;
+            a.add(PathSpec::new(
+                &format!("p{n}"),
+                Node::random(size, &format!("p{n}")),
+            ))
+        })
+        .collect();
+    a.sign(&key, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    let sharer = PeerOptions::new(&a)
+        .flag("public-cache-key", &key.public)
+        .start();
+    let b = NixStore::new();
+    let receiver = PeerOptions::new(&b)
+        .peer(&sharer)
+        .trust(&key.public)
+        .start();
+    receiver.wait_for_narinfo(&paths[0]);
+    let descriptors = |peer: &Peer| {
+        std::fs::read_dir(format!("/proc/{}/fd", peer.pid())).map_or(0, Iterator::count)
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let receiver = &receiver;
+                scope.spawn(move || receiver.get(&receiver.nar_target(path)).complete)
+            })
+            .collect();
+        while readers.iter().any(|reader| !reader.is_finished()) {
+            for peer in [&receiver, &sharer] {
+                assert!(descriptors(peer) <= 512);
+            }
+            std::thread::yield_now();
+        }
+        for reader in readers {
+            assert!(reader.join().expect("a reader"), "a NAR was cut off");
+        }
+    });
+    for peer in [&receiver, &sharer] {
+        let peak = peer.peak_memory();
+        assert!(peak <= 256 * 1024 * 1024, "{peak} bytes");
+    }
 }
 
 #[test]

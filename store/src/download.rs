@@ -156,9 +156,16 @@ impl Download {
         if self.0.info().is_none() {
             let size = self.size();
             let mut watermark = self.watermark();
-            return match watermark.wait_for(|arrived| *arrived == size).await {
-                Ok(_) if !self.0.ended.load(Ordering::Acquire) => Ok(()),
-                _ => Err(VerifyError::Discarded),
+            let mut verdict = self.0.verdict.subscribe();
+            return tokio::select! {
+                biased;
+                given_up = verdict.wait_for(Option::is_some) => match given_up {
+                    Ok(verdict) => verdict.clone().unwrap_or(Err(VerifyError::Discarded)),
+                    Err(_) => Err(VerifyError::Discarded),
+                },
+                whole = watermark.wait_for(|arrived| *arrived == size) => {
+                    whole.map(drop).map_err(|_| VerifyError::Discarded)
+                }
             };
         }
         let mut verdict = self.0.verdict.subscribe();

@@ -121,15 +121,16 @@ impl Files {
     /// Writes and syncs a blob's data, which is not too large to be done in one go. Blocks.
     pub(crate) fn write_blob(&self, blob: BlobHash, data: &[u8]) -> Result<(), StoreError> {
         let path = self.data_path(blob, data.len() as u64);
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(data)?;
-            file.sync_data()?;
-            self.sync_blobs_dir()
-        });
-        written.map_err(|error| {
-            remove(&path);
-            write_error(&path, error)
-        })
+        let file = self.temporary()?;
+        let written = file.as_file().write_all(data);
+        written.map_err(|error| write_error(file.path(), error))?;
+        let synced = file.as_file().sync_data();
+        synced.map_err(|error| write_error(file.path(), error))?;
+        // Whoever reads an equal blob that is there reads a whole one.
+        file.persist(&path)
+            .map_err(|error| write_error(&path, error.error))?;
+        self.sync_blobs_dir()
+            .map_err(|error| write_error(&path, error))
     }
 
     /// Moves the outboard of a download to where those of paths are, if it is a file. Blocks.

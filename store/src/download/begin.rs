@@ -131,6 +131,11 @@ impl Inner {
         size: u64,
     ) -> Result<(Arc<Inflight>, bool), StoreError> {
         self.downloads.join_or_start(blob, |resting| {
+            // Kept since it was looked for: a download that ended is in the index before.
+            let held = self.index.blob(blob)?;
+            if held.is_some_and(|(record, _)| record.is_downloaded()) {
+                return Err(StoreError::AlreadyHeld { blob_hash: blob });
+            }
             let tree = outboard::tree(size);
             let (data, outboard, have) = if size <= limits::MAX_INLINE_BLOB {
                 (

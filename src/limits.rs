@@ -68,8 +68,72 @@ pub const CHUNK_GROUP: u64 = 16 * 1024;
 /// Bytes asked of a provider in one request; smaller ones cost wake-ups on a fast path.
 pub const SEGMENT: u64 = 8 * 1024 * 1024;
 
-/// Requests of one transfer that are under way at once.
-pub const SEGMENTS_IN_FLIGHT: usize = 4;
+/// The shortest range that is asked for: its proofs are a hundredth of it, and at the least
+/// useful rate it takes two seconds.
+pub const SHORTEST_RANGE: u64 = 128 * 1024;
+
+/// How much is asked of a provider at once, as time at its measured rate: long enough that it
+/// never waits for us, short enough that the reader never waits long for one range.
+pub const RANGE_TIME: Duration = Duration::from_secs(1);
+
+/// Bytes asked of a provider at once before anything is known of its rate.
+pub const UNKNOWN_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Bytes a second that a provider is expected to give before that is measured.
+pub const UNKNOWN_RATE: f64 = 10e6;
+
+/// Requests of one transfer to one provider at once: four carry a fast path better than one.
+pub const STREAMS: usize = 4;
+
+/// A round trip from which on a path needs more streams to be filled: one stream carries at most
+/// its window, 1.25 MB, a round trip.
+pub const LONG_PATH: Duration = Duration::from_millis(10);
+
+/// Requests of one transfer to one provider at once over a long path.
+pub const STREAMS_LONG_PATH: usize = 8;
+
+/// Requests of all transfers to one provider at once: fewer than it serves to one at once, so
+/// that none waits unseen.
+pub const STREAMS_PER_PEER: usize = 24;
+
+/// How often a transfer looks at its requests.
+pub const SCHEDULE_TICK: Duration = Duration::from_millis(50);
+
+/// A provider that sends nothing for this long is left where another has the bytes.
+pub const STALL_ELSEWHERE: Duration = Duration::from_millis(1200);
+
+/// Bytes a second below which a provider is of no use while a faster one is there.
+pub const SLOW_RATE: f64 = 64.0 * 1024.0;
+
+/// How long a provider is tried before it counts as slow.
+pub const SLOW_TIME: Duration = Duration::from_secs(5);
+
+/// What a range's taking over by another provider must save at least: it costs what is under way.
+pub const TAKEOVER_GAIN: Duration = Duration::from_millis(200);
+
+/// A second provider is not asked for a small NAR before this.
+pub const HEDGE_LEAST: Duration = Duration::from_millis(50);
+
+/// Of what all transfers fetched, one part in so many may be asked for twice to save time.
+pub const HEDGE_SHARE: u64 = 50;
+
+/// Bytes that may be asked for twice beyond [`HEDGE_SHARE`], so that the first transfers can.
+pub const HEDGE_FREE: u64 = 8 * 1024 * 1024;
+
+/// How long a reader waits for a part that another fetcher of the same NAR is to get first.
+pub const FELLOW_PATIENCE: Duration = Duration::from_secs(1);
+
+/// When a transfer first looks who else has the blob; later looks come at growing distances.
+pub const LOOK_FIRST: Duration = Duration::from_millis(150);
+
+/// The longest time between two such looks.
+pub const LOOK_LATER: Duration = Duration::from_secs(5);
+
+/// Requests that a provider may turn away in a row before it is left.
+pub const REFUSALS: u32 = 8;
+
+/// How long a provider is left alone after it turned a request away, doubled each time.
+pub const REFUSED_REST: Duration = Duration::from_millis(100);
 
 /// How far a transfer may run ahead of its fastest reader, in bytes.
 pub const READ_AHEAD: u64 = 1024 * 1024 * 1024;
@@ -88,6 +152,9 @@ pub const WRONG_NARS_REMEMBERED: usize = 4096;
 
 /// Blob requests of one connection that are served at once.
 pub const BLOB_STREAMS: usize = 16;
+
+/// Blobs that one connection may observe at once: as many as one requester fetches at a time.
+pub const BLOB_OBSERVERS: usize = 64;
 
 /// Blob requests of all peers that are served at once: each holds a thread and about 512 KiB.
 pub const BLOB_REQUESTS: usize = 128;
@@ -115,3 +182,16 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is left of the ten seconds of a shutdown for peers to be told.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a fetcher of the same blob may take to tell what it holds of it.
+pub const OBSERVE_FIRST: Duration = Duration::from_secs(5);
+
+/// Bytes of one message that tells what is held: a thousand gaps fit.
+pub const OBSERVE_MAX_ITEM: usize = 16 * 1024;
+
+/// How often an observer is told what came since: four chunk groups at the least useful rate.
+pub const OBSERVE_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a blob request may wait for its turn before it is turned away: the requester then
+/// asks for less, or another provider.
+pub const BLOB_TURN: Duration = Duration::from_millis(500);

@@ -36,9 +36,24 @@ pub struct Claims {
     /// Blob hashes that are claimed for it, each with the peers that claim it. Only one can be
     /// right: providers of differing claims never mix in one transfer.
     pub ready: Vec<(BlobHash, Vec<EndpointId>)>,
+    /// Peers that are fetching it themselves, under the blob hash that others claim.
+    pub parts: Vec<(EndpointId, BlobHash)>,
     /// Peers that are still hashing it, with the bytes done.
     pub hashing: Vec<(EndpointId, u64)>,
     heard_at: Instant,
+}
+
+/// Who has a blob, and whether all of it.
+pub type Holders = Vec<(EndpointId, bool)>;
+
+impl Claims {
+    /// Who claims to have this blob, those first that have all of it.
+    pub fn holders(&self, blob_hash: BlobHash) -> Holders {
+        let ready = self.ready.iter().filter(|(hash, _)| *hash == blob_hash);
+        let whole = ready.flat_map(|(_, ids)| ids).map(|id| (*id, true));
+        let parts = self.parts.iter().filter(|(_, hash)| *hash == blob_hash);
+        whole.chain(parts.map(|(id, _)| (*id, false))).collect()
+    }
 }
 
 /// Looks paths up. Cheap to clone.
@@ -135,6 +150,21 @@ impl Lookup {
         self.remembered(path_hash, nar_hash)
     }
 
+    /// What all peers claim of a NAR now: every answer is waited for, within the deadline.
+    pub async fn all_claims(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<Claims> {
+        let candidates = self.0.peers.candidates();
+        let deadline = Instant::now() + self.0.peers.deadline(&candidates);
+        self.0.metrics.peer_requests.inc_by(candidates.len() as u64);
+        let asked = candidates.iter().map(|peer| async move {
+            let answer = peer.lookup(Mode::WantedNow, path_hash);
+            if let Ok(Some(claim)) = timeout_at(deadline.into(), answer).await {
+                self.note(peer, claim);
+            }
+        });
+        futures_util::future::join_all(asked).await;
+        self.remembered(path_hash, nar_hash)
+    }
+
     /// Drops what is remembered of a NAR: the next request asks again.
     pub fn forget(&self, path_hash: StorePathHash, nar_hash: NarHash) {
         self.memory().pop(&(path_hash, nar_hash));
@@ -155,6 +185,9 @@ impl Lookup {
                 }
             }
             claims.ready.retain(|(_, providers)| !providers.is_empty());
+            claims
+                .parts
+                .retain(|(id, claimed)| *claimed != blob || who.is_some_and(|gone| gone != *id));
         }
     }
 
@@ -219,10 +252,11 @@ impl Lookup {
 
     /// Remembers a claim if its fields are trusted, and returns them.
     fn note(&self, peer: &Peer, claim: Claim) -> Option<PathInfo> {
-        let (info, blob_hash, done) = match claim {
+        let (info, blob_hash, part, done) = match claim {
             Claim::Absent => return None,
-            Claim::Hashing { done, info, .. } => (*info?, None, done),
-            Claim::Ready { blob_hash, info } => (*info?, Some(blob_hash), 0),
+            Claim::Hashing { done, info, .. } => (*info?, None, None, done),
+            Claim::Ready { blob_hash, info } => (*info?, Some(blob_hash), None, 0),
+            Claim::Part { blob_hash, info } => (*info?, None, Some(blob_hash), 0),
         };
         let info = match self.0.trust.accept(info) {
             Ok(info) => info,
@@ -237,6 +271,7 @@ impl Lookup {
         let claims = memory.get_or_insert_mut(key, || Claims {
             info: info.clone(),
             ready: Vec::new(),
+            parts: Vec::new(),
             hashing: Vec::new(),
             heard_at: Instant::now(),
         });
@@ -247,6 +282,11 @@ impl Lookup {
             providers.retain(|other| *other != id);
         }
         claims.ready.retain(|(_, providers)| !providers.is_empty());
+        claims.parts.retain(|(other, _)| *other != id);
+        if let Some(hash) = part {
+            claims.parts.push((id, hash));
+            return Some(info);
+        }
         match blob_hash {
             None => claims.hashing.push((id, done)),
             Some(hash) => match claims

@@ -1,6 +1,6 @@
 //! Brings NARs from peers to whoever reads them, verified, once for all readers.
 //!
-//! A transfer fetches one blob into the store as ranges ([`plan`] says which, [`fetch`] gets
+//! A transfer fetches one blob into the store as ranges ([`schedule`] says which, and of whom, [`fetch`] gets
 //! them) and readers follow it from there, so that memory does not depend on a NAR's size and a
 //! second reader costs nothing. The blob hash is only a peer's claim: SHA-256 of the whole
 //! decides. Up to 4 MiB the NAR is checked before its first byte leaves; above, the last chunk
@@ -8,8 +8,11 @@
 
 pub mod body;
 pub mod fetch;
-pub mod plan;
+mod fetching;
+pub mod flow;
+mod observe;
 mod run;
+pub mod schedule;
 
 use std::{
     collections::HashMap,
@@ -21,6 +24,7 @@ use std::{
     time::Instant,
 };
 
+use iroh::EndpointId;
 use lru::LruCache;
 use peerix_store::{
     BlobHash, Download, PathInfo, Store, StoreError,
@@ -77,6 +81,8 @@ struct Inner {
     running: tokio::sync::Mutex<HashMap<StorePathHash, Arc<Transfer>>>,
     wrong: Mutex<LruCache<StorePathHash, ()>>,
     slots: Arc<Semaphore>,
+    /// Bytes that somebody else was asked for too, to save time.
+    hedged: AtomicU64,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -94,6 +100,7 @@ impl Transfers {
             running: tokio::sync::Mutex::default(),
             wrong: Mutex::new(LruCache::new(remembered)),
             slots: Arc::new(Semaphore::new(limits::TRANSFERS)),
+            hedged: AtomicU64::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -126,7 +133,7 @@ impl Transfers {
         let mut fresh = false;
         for _ in 0..limits::CLAIMS_TRIED {
             let claims = self.ready_claims(path_hash, nar_hash, fresh).await?;
-            let Some((blob_hash, _)) = self.best(&claims) else {
+            let Some(blob_hash) = self.best(&claims) else {
                 if fresh {
                     return None;
                 }
@@ -177,7 +184,9 @@ impl Transfers {
         let mut absences = 0;
         loop {
             match claims {
-                Some(claims) if !claims.ready.is_empty() => return Some(claims),
+                Some(claims) if !(claims.ready.is_empty() && claims.parts.is_empty()) => {
+                    return Some(claims);
+                }
                 Some(claims) => {
                     absences = 0;
                     let done = claims.hashing.iter().map(|(_, done)| *done).max()?;
@@ -200,24 +209,23 @@ impl Transfers {
         }
     }
 
-    /// The claim to believe first: most claimants, then the best of them.
-    fn best(&self, claims: &Claims) -> Option<(BlobHash, usize)> {
+    /// The blob hash to believe first: of most claimants, then of the best of them; one that
+    /// nobody vouches for, only where there is no other.
+    fn best(&self, claims: &Claims) -> Option<BlobHash> {
         let now = Instant::now();
-        let score = |providers: &[iroh::EndpointId]| {
+        let score = |providers: &[EndpointId]| {
             providers
                 .iter()
                 .filter_map(|id| self.0.peers.get(*id))
                 .map(|peer| peer.score(|score| score.value(now)))
                 .fold(0.0, f64::max)
         };
-        claims
-            .ready
-            .iter()
-            .max_by(|(_, a), (_, b)| {
-                let by_count = a.len().cmp(&b.len());
-                by_count.then_with(|| score(a).total_cmp(&score(b)))
-            })
-            .map(|(hash, providers)| (*hash, providers.len()))
+        let vouched = claims.ready.iter().max_by(|(_, a), (_, b)| {
+            let by_count = a.len().cmp(&b.len());
+            by_count.then_with(|| score(a).total_cmp(&score(b)))
+        });
+        let told = || claims.parts.first().map(|(_, hash)| *hash);
+        vouched.map(|(hash, _)| *hash).or_else(told)
     }
 
     /// Starts a transfer of `blob_hash`, or joins one that somebody started meanwhile.
@@ -260,16 +268,11 @@ impl Transfers {
         });
         running.insert(path_hash, transfer.clone());
         drop(running);
-        let providers = claims
-            .ready
-            .iter()
-            .find(|(claimed, _)| *claimed == blob_hash)
-            .map(|(_, providers)| providers.clone())
-            .unwrap_or_default();
+        let holders = claims.holders(blob_hash);
         let transfers = self.clone();
         let task = transfer.clone();
         self.0.tasks.spawn(async move {
-            transfers.run(&task, providers).await;
+            transfers.run(&task, holders).await;
             let mut running = transfers.0.running.lock().await;
             if running
                 .get(&path_hash)

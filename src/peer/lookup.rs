@@ -61,6 +61,13 @@ pub enum Answer {
         /// The signed fields, unless only presence was asked for.
         fields: Option<SignedFields>,
     },
+    /// It is on its way here, and what has come can be fetched: observing the blob tells what.
+    Part {
+        /// BLAKE3 of the NAR, as somebody else claims it.
+        blob_hash: [u8; 32],
+        /// The signed fields, unless only presence was asked for.
+        fields: Option<SignedFields>,
+    },
 }
 
 /// What a signature covers, with the signatures themselves.
@@ -178,6 +185,13 @@ pub enum Claim {
         /// The claimed fields, where they were asked for.
         info: Option<Box<PathInfo>>,
     },
+    /// A part of it is there, under this blob hash, which another claims.
+    Part {
+        /// The claimed BLAKE3 of the NAR.
+        blob_hash: BlobHash,
+        /// The claimed fields, where they were asked for.
+        info: Option<Box<PathInfo>>,
+    },
 }
 
 impl Answer {
@@ -203,6 +217,10 @@ impl Answer {
                 info: read(fields)?,
             },
             Self::Ready { blob_hash, fields } => Claim::Ready {
+                blob_hash: BlobHash::from_bytes(blob_hash),
+                info: read(fields)?,
+            },
+            Self::Part { blob_hash, fields } => Claim::Part {
                 blob_hash: BlobHash::from_bytes(blob_hash),
                 info: read(fields)?,
             },

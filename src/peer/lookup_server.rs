@@ -6,7 +6,7 @@ use iroh::{
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
-use peerix_store::{LocalNar, NarState, Store};
+use peerix_store::{LocalNar, NarState, Source, Store, nix::StorePathHash};
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::{Instrument, debug, debug_span};
 
@@ -53,7 +53,11 @@ impl LookupServer {
                 return vec![Answer::Absent; request.path_hashes.len()];
             }
         };
-        let answering = nars.into_iter().map(|nar| async move {
+        let coming = |(nar, path_hash): (Option<LocalNar>, &StorePathHash)| {
+            nar.or_else(|| self.store.coming_nar(*path_hash))
+        };
+        let nars = nars.into_iter().zip(&request.path_hashes).map(coming);
+        let answering = nars.map(|nar| async move {
             match nar {
                 Some(nar) if self.offer.is_offered(&self.store, &nar.info) => {
                     let nar = self.hash_small(nar, request.mode).await;
@@ -81,6 +85,10 @@ impl LookupServer {
         let fields = (mode != Mode::Presence).then(|| SignedFields::of(&nar.info));
         let total = nar.info.nar_size;
         match nar.state {
+            NarState::Ready(blob_hash) if nar.source == Source::Partial => Answer::Part {
+                blob_hash: *blob_hash.as_bytes(),
+                fields,
+            },
             NarState::Ready(blob_hash) => Answer::Ready {
                 blob_hash: *blob_hash.as_bytes(),
                 fields,

@@ -19,7 +19,7 @@ use iroh::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,6 +56,8 @@ pub struct Peer {
     score: Mutex<Score>,
     blobs: [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS],
     retry: Notify,
+    /// Blob requests that this machine may have under way with it.
+    pub(crate) streams: Semaphore,
 }
 
 /// All known peers. Cheap to clone.
@@ -115,6 +117,7 @@ impl Peers {
             score: Mutex::default(),
             blobs: Default::default(),
             retry: Notify::new(),
+            streams: Semaphore::new(limits::STREAMS_PER_PEER),
         });
         peers.insert(id, peer.clone());
         let span = debug_span!("peer", id = %id.fmt_short());
@@ -269,6 +272,11 @@ impl Peers {
         self.0.stop.cancel();
         self.0.tasks.close();
         let _ = timeout(limits::CLOSE_TIMEOUT, self.0.tasks.wait()).await;
+    }
+
+    /// This machine's own id.
+    pub fn own_id(&self) -> EndpointId {
+        self.0.endpoint.id()
     }
 
     /// Addresses under which this endpoint can be reached, for tickets.

@@ -19,7 +19,7 @@ use iroh_blobs::protocol::{
 };
 use peerix_store::{Blob, BlobHash, LocalNar, Store};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use tracing::{Instrument, debug, debug_span};
@@ -55,6 +55,8 @@ enum ServeError {
     NotOffered,
     #[error("the requester took nothing for {} s", limits::BLOB_WRITE_TIMEOUT.as_secs())]
     Stalled,
+    #[error("too many requests are being served")]
+    Busy,
     #[error("the requester went away")]
     Gone,
     #[error("reading the blob failed: {0}")]
@@ -65,7 +67,7 @@ impl ServeError {
     fn code(&self) -> VarInt {
         match self {
             Self::Refused | Self::NotOffered => ERR_PERMISSION,
-            Self::Stalled => ERR_LIMIT,
+            Self::Stalled | Self::Busy => ERR_LIMIT,
             Self::Gone | Self::Read(_) => ERR_INTERNAL,
         }
     }
@@ -98,6 +100,7 @@ impl Provider {
             return;
         };
         let streams = Arc::new(Semaphore::new(limits::BLOB_STREAMS));
+        let observers = Arc::new(Semaphore::new(limits::BLOB_OBSERVERS));
         loop {
             let Ok(slot) = streams.clone().acquire_owned().await else {
                 return;
@@ -107,14 +110,16 @@ impl Provider {
             };
             let provider = self.clone();
             let connection = connection.clone();
+            let observers = observers.clone();
             let span = debug_span!("blob", peer = %connection.remote_id().fmt_short());
             tokio::spawn(
                 async move {
-                    if let Err(error) = provider.serve_stream(&connection, &mut send, recv).await {
+                    let serving =
+                        provider.serve_stream(&connection, &mut send, recv, slot, &observers);
+                    if let Err(error) = serving.await {
                         debug!(%error, "request ended early");
                         let _ = send.reset(error.code());
                     }
-                    drop(slot);
                 }
                 .instrument(span),
             );
@@ -126,6 +131,8 @@ impl Provider {
         connection: &Connection,
         send: &mut SendStream,
         recv: RecvStream,
+        slot: OwnedSemaphorePermit,
+        observers: &Semaphore,
     ) -> Result<(), ServeError> {
         let request = timeout(limits::BLOB_WRITE_TIMEOUT, read_request(recv))
             .await
@@ -146,6 +153,9 @@ impl Provider {
                 }
             }
             Request::Observe(observe) => {
+                // It lasts, and costs next to nothing: requests for bytes do not wait for it.
+                drop(slot);
+                let _observer = observers.try_acquire().map_err(|_| ServeError::Busy)?;
                 self.observe(connection, send, observe.hash).await?;
             }
             _ => return Err(ServeError::Refused),
@@ -179,11 +189,9 @@ impl Provider {
         hash: BlobHash,
         ranges: ChunkRanges,
     ) -> Result<(), ServeError> {
-        let _slot = self
-            .0
-            .requests
-            .acquire()
-            .await
+        let turn = timeout(limits::BLOB_TURN, self.0.requests.acquire()).await;
+        let _slot = turn
+            .map_err(|_| ServeError::Busy)?
             .map_err(|_| ServeError::Gone)?;
         let (blob, nar) = self.offered(hash).await?;
         let _kept = self.0.store.keep_while_read(&nar);
@@ -219,24 +227,46 @@ impl Provider {
         send: &mut SendStream,
         hash: BlobHash,
     ) -> Result<(), ServeError> {
-        let (blob, _) = self.offered(hash).await?;
-        let item = ObserveItem {
-            size: blob.size(),
-            ranges: blob.held(),
-        };
-        let body = postcard::to_stdvec(&item).map_err(|_| ServeError::Refused)?;
-        // iroh-blobs prefixes the item with its length as a postcard varint.
-        let mut frame =
-            postcard::to_stdvec(&(body.len() as u64)).map_err(|_| ServeError::Refused)?;
-        frame.extend_from_slice(&body);
-        write(send, frame.into()).await?;
-        // A complete blob does not change, and of a growing one this is a moment: whoever wants
-        // to know more observes it again. The observer is only waited for.
-        tokio::select! {
-            _ = send.stopped() => {}
-            _ = connection.closed() => {}
+        self.may_observe(hash).await?;
+        let mut watch = self.0.store.watch_held(hash);
+        let mut told = ChunkRanges::empty();
+        let mut first = true;
+        loop {
+            let next = tokio::select! {
+                next = watch.next() => next,
+                _ = send.stopped() => return Ok(()),
+                _ = connection.closed() => return Ok(()),
+            };
+            let Some((size, held)) = next else {
+                return Ok(());
+            };
+            // What is held in full is all of it, to whoever adds it up.
+            let ranges = &held - &told;
+            if first || !ranges.is_empty() {
+                write(send, observed(size, ranges)?.into()).await?;
+            }
+            first = false;
+            if held.is_all() {
+                // A complete blob does not change. The observer is only waited for.
+                tokio::select! {
+                    _ = send.stopped() => {}
+                    _ = connection.closed() => {}
+                }
+                return Ok(());
+            }
+            told |= held;
+            tokio::time::sleep(limits::OBSERVE_EVERY).await;
         }
-        Ok(())
+    }
+
+    /// Whether what is held of a blob may be told: it is offered, or is on its way and will be.
+    async fn may_observe(&self, hash: BlobHash) -> Result<(), ServeError> {
+        let store = &self.0.store;
+        let coming = store.coming_blob(hash);
+        if coming.is_some_and(|info| self.0.offer.is_offered(store, &info)) {
+            return Ok(());
+        }
+        self.offered(hash).await.map(drop)
     }
 }
 
@@ -264,6 +294,15 @@ async fn read_request(mut recv: RecvStream) -> Result<Request, ServeError> {
         }
         _ => Err(ServeError::Refused),
     }
+}
+
+/// What is held, as iroh-blobs tells it: behind its length, a postcard varint.
+fn observed(size: u64, ranges: ChunkRanges) -> Result<Vec<u8>, ServeError> {
+    let item = ObserveItem { size, ranges };
+    let body = postcard::to_stdvec(&item).map_err(|_| ServeError::Refused)?;
+    let mut frame = postcard::to_stdvec(&(body.len() as u64)).map_err(|_| ServeError::Refused)?;
+    frame.extend_from_slice(&body);
+    Ok(frame)
 }
 
 /// The ranges of a request for one raw blob.

@@ -22,6 +22,8 @@ pub struct Score {
     pub successful_requests: u64,
     /// NAR bytes received from it.
     pub bytes_received: u64,
+    /// Bytes a second that it gave in the last transfer.
+    pub rate: Option<f64>,
     /// NAR bytes sent to it.
     pub bytes_sent: u64,
     /// Lies told; each one doubles what a lie costs.

@@ -3,6 +3,7 @@
 use std::{
     io,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use iroh_io::AsyncStreamReader;
 use peerix_store::BlobHash;
 use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
 
+use super::flow::Flow;
 use crate::{limits, peer::score::Fault};
 
 /// 16 KiB chunk groups, as iroh-blobs has them.
@@ -40,41 +42,21 @@ pub struct Batch {
     pub leaves: Vec<Leaf>,
 }
 
-/// How a fetch ended.
-#[derive(Debug)]
-pub struct Fetched {
-    /// End of what was delivered, from the start of the range.
-    pub delivered: u64,
-    /// What went wrong, where not all of the range was delivered.
-    pub fault: Option<Fault>,
-}
-
 /// Fetches `range` of `blob_hash`, `size` bytes long, and sends verified batches to `sink`.
 ///
-/// The size a provider reports must be `size`, and nothing may follow the last byte. A closed
-/// sink ends the fetch without a fault. Cancel safe: what was sent to the sink stays valid.
+/// `flow` tells how far it is, and where it is to end if that changes meanwhile. The size a
+/// provider reports must be `size`, and nothing may follow the last byte. A closed sink ends the
+/// fetch without a fault. Cancel safe: what was sent to the sink stays valid.
+///
+/// # Errors
+/// What the provider did, where not all of the range was delivered.
 pub async fn fetch(
     connection: &Connection,
     blob_hash: BlobHash,
     size: u64,
     range: Range<u64>,
+    flow: &Arc<Flow>,
     sink: &mpsc::Sender<Batch>,
-) -> Fetched {
-    let mut delivered = range.start;
-    let result = run(connection, blob_hash, size, range, sink, &mut delivered).await;
-    Fetched {
-        delivered,
-        fault: result.err(),
-    }
-}
-
-async fn run(
-    connection: &Connection,
-    blob_hash: BlobHash,
-    size: u64,
-    range: Range<u64>,
-    sink: &mpsc::Sender<Batch>,
-    delivered: &mut u64,
 ) -> Result<(), Fault> {
     let ranges = ChunkRanges::bytes(range);
     let request = GetRequest::new(blob_hash, ChunkRangesSeq::from_ranges([ranges.clone()]));
@@ -84,13 +66,14 @@ async fn run(
     let mut reader = Reader {
         recv,
         buffer: BytesMut::new(),
+        flow: flow.clone(),
     };
     let reported = reader.read::<8>().await.map_err(|e| read_fault(&e))?;
     if u64::from_le_bytes(reported) != size {
         return Err(Fault::BadData);
     }
     let tree = BaoTree::new(size, BLOCK_SIZE);
-    decode(reader, blob_hash, tree, ranges, sink, delivered).await
+    decode(reader, blob_hash, tree, ranges, flow, sink).await
 }
 
 async fn send_request(connection: &Connection, request: GetRequest) -> Result<RecvStream, Fault> {
@@ -111,28 +94,37 @@ async fn decode(
     blob_hash: BlobHash,
     tree: BaoTree,
     ranges: ChunkRanges,
+    flow: &Flow,
     sink: &mpsc::Sender<Batch>,
-    delivered: &mut u64,
 ) -> Result<(), Fault> {
     let mut decoder = ResponseDecoder::new(blob_hash.into(), ranges, tree, reader);
     let mut batch = Batch::default();
     let mut full = 1;
     let mut flushed_at = Instant::now();
     loop {
-        match decoder.next().await {
+        let next = tokio::select! {
+            biased;
+            next = decoder.next() => next,
+            // What is verified by now is not fetched again.
+            () = flow.ended.cancelled() => {
+                flush(&mut batch, flow, sink).await;
+                return Ok(());
+            }
+        };
+        match next {
             ResponseDecoderNext::More((next, item)) => {
                 decoder = next;
                 match item.map_err(|error| decode_fault(&error)) {
                     Ok(BaoContentItem::Parent(parent)) => batch.parents.push(parent),
                     Ok(BaoContentItem::Leaf(leaf)) => batch.leaves.push(leaf),
                     Err(fault) => {
-                        flush(&mut batch, sink, delivered).await;
+                        flush(&mut batch, flow, sink).await;
                         return Err(fault);
                     }
                 }
             }
             ResponseDecoderNext::Done(mut reader) => {
-                flush(&mut batch, sink, delivered).await;
+                flush(&mut batch, flow, sink).await;
                 return reader.expect_end().await;
             }
         }
@@ -142,14 +134,14 @@ async fn decode(
         {
             full = (full * 2).min(FULL_BATCH);
             flushed_at = Instant::now();
-            if !flush(&mut batch, sink, delivered).await {
+            if !flush(&mut batch, flow, sink).await || flow.is_past_end() {
                 return Ok(());
             }
         }
     }
 }
 
-async fn flush(batch: &mut Batch, sink: &mpsc::Sender<Batch>, delivered: &mut u64) -> bool {
+async fn flush(batch: &mut Batch, flow: &Flow, sink: &mpsc::Sender<Batch>) -> bool {
     let batch = std::mem::take(batch);
     let end = batch
         .leaves
@@ -159,7 +151,7 @@ async fn flush(batch: &mut Batch, sink: &mpsc::Sender<Batch>, delivered: &mut u6
         return false;
     }
     if let Some(end) = end {
-        *delivered = end;
+        flow.deliver(end);
     }
     true
 }
@@ -168,6 +160,7 @@ async fn flush(batch: &mut Batch, sink: &mpsc::Sender<Batch>, delivered: &mut u6
 struct Reader {
     recv: RecvStream,
     buffer: BytesMut,
+    flow: Arc<Flow>,
 }
 
 impl Reader {
@@ -179,9 +172,11 @@ impl Reader {
                 self.buffer.reserve(Self::BUFFER);
             }
             let read = self.recv.read_buf(&mut self.buffer);
+            self.flow.waits();
             let read = timeout(limits::STALL, read)
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            self.flow.waits_no_more();
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

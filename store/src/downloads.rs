@@ -170,8 +170,16 @@ impl Downloads {
         }
     }
 
+    /// What a blob that is on its way, or of which a part rests, is meant to be.
+    pub(crate) fn info_of(&self, blob: BlobHash) -> Option<PathInfo> {
+        if let Some(live) = self.live(blob).filter(|live| !live.has_ended()) {
+            return live.info().filter(|_| live.is_in_file()).cloned();
+        }
+        self.resting(blob)?.info
+    }
+
     /// The download of a path's NAR, under way in files or resting.
-    fn of_path(&self, path_hash: StorePathHash) -> Option<BlobHash> {
+    pub(crate) fn of_path(&self, path_hash: StorePathHash) -> Option<BlobHash> {
         let is_it = |info: Option<&PathInfo>| info.is_some_and(|i| i.path_hash() == path_hash);
         // Let go of outside of the lock, which their end takes.
         let live: Vec<(BlobHash, Arc<Inflight>)> = {

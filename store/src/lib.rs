@@ -36,6 +36,7 @@ mod downloads;
 mod error;
 mod files;
 mod hashing;
+mod held;
 mod index;
 mod inline;
 mod layouts;
@@ -57,6 +58,7 @@ pub use error::{
     ClosureError, DatabaseError, HashError, OpenBlobError, OpenError, ReadError, StoreError,
     VerifyError,
 };
+pub use held::HeldWatch;
 pub use iroh_blobs::Hash as BlobHash;
 pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};

@@ -408,7 +408,9 @@ impl Client {
                 .look_up(peer, lookup::Mode::WantedNow, &[store_path])
                 .remove(0)
             {
-                Answer::Ready { blob_hash, .. } => Some(BlobHash::from_bytes(blob_hash)),
+                Answer::Ready { blob_hash, .. } | Answer::Part { blob_hash, .. } => {
+                    Some(BlobHash::from_bytes(blob_hash))
+                }
                 Answer::Hashing { .. } => None,
                 Answer::Absent => panic!("{store_path} is not offered"),
             }

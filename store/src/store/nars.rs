@@ -116,6 +116,25 @@ impl Store {
         })
     }
 
+    /// Returns the NAR of a path that is on its way, even if nothing of it has come yet, as
+    /// [`Store::partial_nar`] does; asks neither disk nor index.
+    #[must_use]
+    pub fn coming_nar(&self, path_hash: StorePathHash) -> Option<LocalNar> {
+        let downloads = &self.0.downloads;
+        let blob = downloads.of_path(path_hash)?;
+        Some(LocalNar {
+            info: downloads.info_of(blob)?,
+            state: NarState::Ready(blob),
+            source: Source::Partial,
+        })
+    }
+
+    /// Returns what a blob that is on its way is meant to be.
+    #[must_use]
+    pub fn coming_blob(&self, blob: BlobHash) -> Option<PathInfo> {
+        self.0.downloads.info_of(blob)
+    }
+
     /// Counts what is held.
     ///
     /// # Errors

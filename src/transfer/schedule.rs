@@ -1,0 +1,635 @@
+//! Which bytes of one blob to ask of whom: a core without I/O.
+//!
+//! The reader needs the bytes in order, so the first ones that nobody was asked for go first, to
+//! the fastest provider that has room. How much is under way with each follows from its measured
+//! rate and latency ([`provider`]): each range then takes about as long as the others, whoever
+//! sends it. What a provider does not deliver is given to the next; a range that another is
+//! expected to deliver sooner is taken over ([`balance`]). Where others fetch the same blob at
+//! the same time, each gets another part of it from the source, and the rest from each other
+//! ([`swarm`]).
+//!
+//! [`Schedule::handle`] takes what happened and tells what to do; sockets and clocks are the
+//! caller's.
+
+mod balance;
+mod provider;
+mod swarm;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use bao_tree::ByteRanges;
+use iroh::EndpointId;
+
+use self::provider::Provider;
+use crate::{limits, peer::score::Fault};
+
+/// Names a request within its transfer.
+pub type RequestId = u64;
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A provider is there, or is known to hold all now.
+    Joined {
+        /// Who.
+        id: EndpointId,
+        /// Whether it has all of the blob; else what it holds is told by [`Event::Holds`].
+        whole: bool,
+        /// Bytes a second that it gave lately, where that is known.
+        rate: Option<f64>,
+        /// How long an answer of it usually takes.
+        latency: Duration,
+    },
+    /// A provider holds these bytes too.
+    Holds {
+        /// Who.
+        id: EndpointId,
+        /// Which.
+        ranges: ByteRanges,
+    },
+    /// A provider has gone, through no fault of its own.
+    Left {
+        /// Who.
+        id: EndpointId,
+    },
+    /// How far a request is.
+    Progress {
+        /// Which.
+        request: RequestId,
+        /// End of what was delivered.
+        delivered: u64,
+        /// How long it has been waiting for the provider.
+        silent: Duration,
+    },
+    /// A request is over.
+    Ended {
+        /// Which.
+        request: RequestId,
+        /// End of what was delivered.
+        delivered: u64,
+        /// What went wrong, where not all of it was delivered.
+        fault: Option<Fault>,
+    },
+    /// The fastest reader is here.
+    Read {
+        /// Its offset in bytes.
+        offset: u64,
+    },
+    /// A look for providers is over; those found have joined.
+    Looked,
+    /// Time has passed: at least every [`limits::SCHEDULE_TICK`] while requests are under way.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Ask a provider for a range.
+    Ask {
+        /// The request's name from now on.
+        request: RequestId,
+        /// Of whom.
+        provider: EndpointId,
+        /// Which bytes.
+        range: Range<u64>,
+        /// Somebody else was asked for them too.
+        hedge: bool,
+    },
+    /// End a request there: what lies behind was given to another.
+    Cut {
+        /// Which.
+        request: RequestId,
+        /// Its new end.
+        end: u64,
+    },
+    /// Ask all peers who has the blob, then say [`Event::Looked`].
+    Look,
+    /// A provider is of no use any more, and why.
+    Drop {
+        /// Who.
+        provider: EndpointId,
+        /// What it did.
+        fault: Fault,
+    },
+}
+
+/// Where the transfer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// More is to come.
+    Running,
+    /// Every byte is here.
+    Complete,
+    /// Nobody is left who has what is missing.
+    Failed,
+}
+
+#[derive(Debug, Clone)]
+struct Request {
+    provider: EndpointId,
+    start: u64,
+    end: u64,
+    delivered: u64,
+    asked_at: Instant,
+    silent: Duration,
+}
+
+impl Request {
+    fn remaining(&self) -> u64 {
+        self.end.saturating_sub(self.delivered)
+    }
+}
+
+#[derive(Debug)]
+struct Looks {
+    due: Instant,
+    done: u32,
+    under_way: bool,
+    /// The last one found nobody, when nobody was left.
+    in_vain: bool,
+}
+
+/// The schedule of one transfer.
+#[derive(Debug)]
+pub struct Schedule {
+    me: EndpointId,
+    size: u64,
+    /// What has not arrived.
+    missing: ByteRanges,
+    /// What has not arrived and nobody was asked for.
+    open: ByteRanges,
+    providers: BTreeMap<EndpointId, Provider>,
+    requests: BTreeMap<RequestId, Request>,
+    next_request: RequestId,
+    read_to: u64,
+    /// The first missing byte, and since when it is that.
+    head: (u64, Instant),
+    arrived_at: Instant,
+    looks: Looks,
+    /// What is to be got from the source first, while others fetch the blob too.
+    share: Option<ByteRanges>,
+}
+
+impl Schedule {
+    /// Plans to fetch the bytes `missing` of a blob of `size` bytes for `me`.
+    pub fn new(me: EndpointId, size: u64, missing: ByteRanges, now: Instant) -> Self {
+        let missing = &missing & &ByteRanges::from(0..size);
+        let head = missing.boundaries().first().copied().unwrap_or(size);
+        Self {
+            me,
+            size,
+            open: missing.clone(),
+            missing,
+            providers: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_request: 0,
+            read_to: 0,
+            head: (head, now),
+            arrived_at: now,
+            looks: Looks {
+                due: now + limits::LOOK_FIRST,
+                done: 0,
+                under_way: false,
+                in_vain: false,
+            },
+            share: None,
+        }
+    }
+
+    /// Takes what happened and tells what to do about it, in order.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Joined {
+                id,
+                whole,
+                rate,
+                latency,
+            } => self.join(id, whole, rate, latency, now, &mut actions),
+            Event::Holds { id, ranges } => {
+                let all = ByteRanges::from(0..self.size);
+                if let Some(provider) = self.providers.get_mut(&id)
+                    && let Some(holds) = &mut provider.holds
+                {
+                    *holds |= ranges;
+                    *holds &= all;
+                }
+            }
+            Event::Left { id } => self.remove(id, &mut actions),
+            Event::Progress {
+                request,
+                delivered,
+                silent,
+            } => {
+                self.arrived(request, delivered, now);
+                if let Some(request) = self.requests.get_mut(&request) {
+                    request.silent = silent;
+                }
+                return actions;
+            }
+            Event::Ended {
+                request,
+                delivered,
+                fault,
+            } => self.end(request, delivered, fault, now, &mut actions),
+            Event::Read { offset } => self.read_to = self.read_to.max(offset),
+            Event::Looked => {
+                self.looks.under_way = false;
+                self.looks.in_vain = self.providers.is_empty();
+            }
+            Event::Tick => self.tick(now, &mut actions),
+        }
+        self.assign(now, &mut actions);
+        self.look(now, &mut actions);
+        actions
+    }
+
+    /// Where the transfer stands.
+    pub fn outcome(&self, now: Instant) -> Outcome {
+        if self.missing.is_empty() {
+            return Outcome::Complete;
+        }
+        let unasked = self.requests.is_empty() && !self.is_paused();
+        let nobody = self.providers.is_empty() && self.looks.in_vain && !self.looks.under_way;
+        let stuck = now.saturating_duration_since(self.arrived_at) > limits::STALL;
+        if unasked && (nobody || stuck) {
+            return Outcome::Failed;
+        }
+        Outcome::Running
+    }
+
+    /// Whether time passing changes anything.
+    pub fn wants_ticks(&self) -> bool {
+        !self.requests.is_empty() || (!self.missing.is_empty() && !self.is_paused())
+    }
+
+    /// The providers that are asked, or may be, with their measured bytes a second.
+    pub fn rates(&self) -> impl Iterator<Item = (EndpointId, f64)> {
+        let known = |(id, provider): (&EndpointId, &Provider)| Some((*id, provider.meter.rate()?));
+        self.providers.iter().filter_map(known)
+    }
+
+    /// The reader is too far behind for anything to be asked.
+    fn is_paused(&self) -> bool {
+        let open = self.open.boundaries().first();
+        open.is_some_and(|start| *start >= self.ceiling())
+    }
+
+    fn ceiling(&self) -> u64 {
+        self.read_to.saturating_add(limits::READ_AHEAD)
+    }
+
+    fn join(
+        &mut self,
+        id: EndpointId,
+        whole: bool,
+        rate: Option<f64>,
+        latency: Duration,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let provider = self.providers.entry(id).or_insert_with(|| {
+            let holds = (!whole).then(ByteRanges::empty);
+            Provider::new(holds, rate, latency, now)
+        });
+        if whole {
+            provider.holds = None;
+        }
+        self.looks.in_vain = false;
+        self.reshare(actions);
+    }
+
+    /// Takes a provider out; what was asked of it is open again.
+    fn remove(&mut self, id: EndpointId, actions: &mut Vec<Action>) {
+        if self.providers.remove(&id).is_none() {
+            return;
+        }
+        for request in self.requests_of(id) {
+            self.cut(request, 0, actions);
+        }
+        self.reshare(actions);
+    }
+
+    fn drop_provider(&mut self, id: EndpointId, fault: Fault, actions: &mut Vec<Action>) {
+        self.remove(id, actions);
+        actions.push(Action::Drop {
+            provider: id,
+            fault,
+        });
+    }
+
+    fn requests_of(&self, id: EndpointId) -> Vec<RequestId> {
+        let of = self.requests.iter().filter(|(_, r)| r.provider == id);
+        of.map(|(request, _)| *request).collect()
+    }
+
+    /// Notes what a request has delivered by now.
+    fn arrived(&mut self, request: RequestId, delivered: u64, now: Instant) {
+        let Some(request) = self.requests.get_mut(&request) else {
+            return;
+        };
+        let delivered = delivered.min(request.end);
+        if delivered <= request.delivered {
+            return;
+        }
+        self.missing -= ByteRanges::from(request.delivered..delivered);
+        if let Some(provider) = self.providers.get_mut(&request.provider) {
+            provider.meter.add(delivered - request.delivered);
+            provider.refusals = 0;
+        }
+        request.delivered = delivered;
+        self.arrived_at = now;
+        let head = self.missing.boundaries().first().copied();
+        let head = head.unwrap_or(self.size);
+        if head != self.head.0 {
+            self.head = (head, now);
+        }
+    }
+
+    fn end(
+        &mut self,
+        id: RequestId,
+        delivered: u64,
+        fault: Option<Fault>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        self.arrived(id, delivered, now);
+        let Some(request) = self.requests.remove(&id) else {
+            return;
+        };
+        self.reopen(request.delivered..request.end);
+        self.drop_duplicates(actions);
+        let Some(provider) = self.providers.get_mut(&request.provider) else {
+            return;
+        };
+        let took = now.saturating_duration_since(request.asked_at);
+        match fault {
+            None => provider
+                .meter
+                .first(request.delivered - request.start, took),
+            // It has too much to do: it is asked for less, and later.
+            Some(Fault::Refused) if provider.refusals < limits::REFUSALS => {
+                provider.refusals += 1;
+                provider.streams_cap = (self.requests.len() / 2).max(1);
+                let rest = limits::REFUSED_REST * 2u32.pow(provider.refusals.min(4));
+                provider.rests_until = Some(now + rest);
+            }
+            // A part that it does not hold any more, or not yet.
+            Some(Fault::Absent) if !provider.is_whole() => {
+                if let Some(holds) = &mut provider.holds {
+                    *holds -= ByteRanges::from(request.delivered..request.end);
+                }
+            }
+            Some(fault) => self.drop_provider(request.provider, fault, actions),
+        }
+    }
+
+    /// Makes bytes open again that did not arrive, unless somebody else was asked for them.
+    fn reopen(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let mut bytes = &ByteRanges::from(range) & &self.missing;
+        for other in self.requests.values().filter(|r| r.remaining() > 0) {
+            bytes -= ByteRanges::from(other.delivered..other.end);
+        }
+        self.open |= bytes;
+    }
+
+    /// Ends a request at `end`, or where it is if that is further; the rest is open again.
+    fn cut(&mut self, id: RequestId, end: u64, actions: &mut Vec<Action>) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let end = end.max(request.delivered);
+        if end >= request.end {
+            return;
+        }
+        let rest = end..request.end;
+        request.end = end;
+        if request.remaining() == 0 {
+            self.requests.remove(&id);
+        }
+        actions.push(Action::Cut { request: id, end });
+        self.reopen(rest);
+    }
+
+    /// Ends requests whose bytes all came from somebody else meanwhile.
+    fn drop_duplicates(&mut self, actions: &mut Vec<Action>) {
+        let needless: Vec<RequestId> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| {
+                r.remaining() > 0
+                    && self
+                        .missing
+                        .is_disjoint(&ByteRanges::from(r.delivered..r.end))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for request in needless {
+            self.cut(request, 0, actions);
+        }
+    }
+
+    /// Asks until nobody has room, or nothing is left to ask for.
+    fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.open.is_empty() {
+            return;
+        }
+        let mut order: Vec<EndpointId> = self.providers.keys().copied().collect();
+        let rate = |id: &EndpointId| self.providers.get(id).map_or(0.0, Provider::expected_rate);
+        order.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+        loop {
+            let before = actions.len();
+            for id in &order {
+                if let Some(range) = self.next_range(*id, now) {
+                    self.ask(*id, range, false, now, actions);
+                }
+            }
+            if actions.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// The next bytes to ask `id` for, if it has room for more.
+    fn next_range(&self, id: EndpointId, now: Instant) -> Option<Range<u64>> {
+        let provider = self.providers.get(&id)?;
+        if !self.may_be_asked(provider, now) {
+            return None;
+        }
+        let capacity = provider.capacity(self.providers.len());
+        let (streams, queued) = self.under_way(id);
+        if streams >= capacity.streams || queued >= capacity.bytes {
+            return None;
+        }
+        let candidates = self.candidates(provider, now);
+        let start = candidates.boundaries().first().copied()?;
+        if start >= self.ceiling() {
+            return None;
+        }
+        let piece_end = candidates.boundaries().get(1).copied();
+        let end = start.saturating_add(self.range_length(capacity.range));
+        let end = end.min(piece_end.unwrap_or(self.size)).min(self.size);
+        // Ranges start and end with chunk groups, so that none is sent twice.
+        let aligned = end / limits::CHUNK_GROUP * limits::CHUNK_GROUP;
+        let end = if aligned > start && end < self.size {
+            aligned
+        } else {
+            end
+        };
+        Some(start..end)
+    }
+
+    /// Towards the end ranges grow shorter, so that all providers end at the same time.
+    fn range_length(&self, length: u64) -> u64 {
+        if self.providers.len() < 2 {
+            return length;
+        }
+        let open = length_of(&self.open, self.size);
+        let share = open / (2 * self.providers.len() as u64);
+        let share = share.next_multiple_of(limits::CHUNK_GROUP);
+        length.min(share.max(limits::SHORTEST_RANGE))
+    }
+
+    fn may_be_asked(&self, provider: &Provider, now: Instant) -> bool {
+        if provider.is_resting(now) {
+            return false;
+        }
+        // The last source is never left for slowness alone.
+        !provider.slow || self.providers.values().all(|other| other.slow)
+    }
+
+    /// Requests under way with `id`, and the bytes that they still owe.
+    fn under_way(&self, id: EndpointId) -> (usize, u64) {
+        let of = self.requests.values().filter(|r| r.provider == id);
+        of.fold((0, 0), |(n, bytes), r| (n + 1, bytes + r.remaining()))
+    }
+
+    /// Open bytes that are this provider's to be asked for.
+    fn candidates(&self, provider: &Provider, now: Instant) -> ByteRanges {
+        if let Some(holds) = &provider.holds {
+            return &self.open & holds;
+        }
+        let Some(share) = &self.share else {
+            return self.open.clone();
+        };
+        // What a fellow has is got from it. What it is to get first comes soon, unless it lags.
+        let mut mine = &self.open & share;
+        for fellow in self.providers.values() {
+            if let Some(holds) = &fellow.holds {
+                mine -= holds.clone();
+            }
+        }
+        if mine.is_empty() && self.is_starved(now) {
+            let head = self.head.0;
+            let unit = swarm::unit(self.size);
+            return &self.open & &ByteRanges::from(head..head.saturating_add(unit));
+        }
+        mine
+    }
+
+    /// The reader's next byte has not moved for a while.
+    fn is_starved(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.head.1) > limits::FELLOW_PATIENCE
+    }
+
+    /// Works out anew who gets what from the source, and ends what is no longer ours to ask.
+    fn reshare(&mut self, actions: &mut Vec<Action>) {
+        let has_source = self.providers.values().any(Provider::is_whole);
+        let fellows: Vec<EndpointId> = self
+            .providers
+            .iter()
+            .filter(|(_, provider)| !provider.is_whole() && !provider.lags)
+            .map(|(id, _)| *id)
+            .collect();
+        if fellows.is_empty() || !has_source {
+            self.share = None;
+            return;
+        }
+        let share = swarm::share(self.me, &fellows, self.size);
+        let cuts: Vec<(RequestId, u64)> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| {
+                let provider = self.providers.get(&r.provider);
+                provider.is_some_and(Provider::is_whole)
+            })
+            .filter_map(|(id, r)| {
+                let rest = ByteRanges::from(r.delivered..r.end);
+                let foreign = &rest - &share;
+                Some((*id, *foreign.boundaries().first()?))
+            })
+            .collect();
+        self.share = Some(share);
+        for (request, end) in cuts {
+            self.cut(request, end, actions);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        provider: EndpointId,
+        range: Range<u64>,
+        hedge: bool,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let request = self.next_request;
+        self.next_request += 1;
+        self.open -= ByteRanges::from(range.clone());
+        self.requests.insert(
+            request,
+            Request {
+                provider,
+                start: range.start,
+                end: range.end,
+                delivered: range.start,
+                asked_at: now,
+                silent: Duration::ZERO,
+            },
+        );
+        actions.push(Action::Ask {
+            request,
+            provider,
+            range,
+            hedge,
+        });
+    }
+
+    /// Looks for providers: at once where none is left, else now and then.
+    fn look(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let looks = &mut self.looks;
+        if looks.under_way || self.missing.is_empty() {
+            return;
+        }
+        let none_left = self.providers.is_empty() && !looks.in_vain;
+        let worth_it = length_of(&self.missing, self.size) > limits::SEGMENT;
+        if none_left || (now >= looks.due && worth_it) {
+            looks.under_way = true;
+            looks.done += 1;
+            let wait = limits::LOOK_FIRST * 3u32.pow(looks.done.min(4));
+            looks.due = now + wait.min(limits::LOOK_LATER);
+            actions.push(Action::Look);
+        }
+    }
+}
+
+/// How many bytes of a blob of `size` bytes are in `ranges`.
+fn length_of(ranges: &ByteRanges, size: u64) -> u64 {
+    let bounds = ranges.boundaries().chunks(2);
+    bounds
+        .map(|pair| pair.get(1).copied().unwrap_or(size).saturating_sub(pair[0]))
+        .sum()
+}

@@ -1,0 +1,332 @@
+//! What time tells: who is silent or too slow, and whose bytes another would bring sooner.
+
+use std::time::{Duration, Instant};
+
+use bao_tree::ByteRanges;
+use iroh::EndpointId;
+
+use super::{Action, Request, RequestId, Schedule, length_of, provider::Provider};
+use crate::{limits, peer::score::Fault};
+
+/// More than these wait for the next look.
+const TAKEOVERS_A_TICK: usize = 4;
+
+/// A request whose bytes somebody else would bring sooner.
+struct Takeover {
+    request: RequestId,
+    by: EndpointId,
+    /// Where the taker begins; the end of the request is its end.
+    from: u64,
+    /// The bytes are so few that both may bring them.
+    duplicate: bool,
+}
+
+impl Schedule {
+    pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for (id, provider) in &mut self.providers {
+            let busy = self.requests.values().any(|r| r.provider == *id);
+            provider.meter.sample(busy, now);
+        }
+        self.leave_silent(actions);
+        self.leave_slow(now, actions);
+        self.leave_lagging(now, actions);
+        self.hedge_small(now, actions);
+        for _ in 0..TAKEOVERS_A_TICK {
+            let Some(takeover) = self.find_takeover(now) else {
+                return;
+            };
+            if !takeover.duplicate {
+                self.cut(takeover.request, takeover.from, actions);
+            }
+            let end = takeover.from.max(self.end_of(&takeover));
+            if end <= takeover.from {
+                return;
+            }
+            self.ask(
+                takeover.by,
+                takeover.from..end,
+                takeover.duplicate,
+                now,
+                actions,
+            );
+        }
+    }
+
+    /// How far the taker goes: to the end of what was cut off, or of what it doubles.
+    fn end_of(&self, takeover: &Takeover) -> u64 {
+        if takeover.duplicate {
+            return self
+                .requests
+                .get(&takeover.request)
+                .map_or(takeover.from, |r| r.end);
+        }
+        let open = &self.open & &ByteRanges::from(takeover.from..self.size);
+        match open.boundaries() {
+            [start, end, ..] if *start == takeover.from => *end,
+            _ => takeover.from,
+        }
+    }
+
+    /// Whether another provider could be asked for what is left of a request.
+    fn others_hold(&self, request: &Request) -> bool {
+        let rest = ByteRanges::from(request.delivered..request.end);
+        self.providers.iter().any(|(id, provider)| {
+            *id != request.provider && !provider.slow && provider.holds_all(&rest)
+        })
+    }
+
+    /// Leaves providers that send nothing: soon where others have the bytes.
+    fn leave_silent(&mut self, actions: &mut Vec<Action>) {
+        let ids: Vec<EndpointId> = self.providers.keys().copied().collect();
+        for id in ids {
+            let Some(provider) = self.providers.get(&id) else {
+                continue;
+            };
+            let impatient = limits::STALL_ELSEWHERE.max(provider.latency * 4);
+            let mut stalled = Vec::new();
+            let mut moving = false;
+            for (request, r) in self.requests.iter().filter(|(_, r)| r.provider == id) {
+                let patience = if self.others_hold(r) {
+                    impatient.min(limits::STALL)
+                } else {
+                    limits::STALL
+                };
+                if r.silent >= patience {
+                    stalled.push(*request);
+                } else if r.silent < patience / 2 {
+                    moving = true;
+                }
+            }
+            if stalled.is_empty() {
+                continue;
+            }
+            if moving {
+                for request in stalled {
+                    self.cut(request, 0, actions);
+                }
+            } else {
+                self.drop_provider(id, Fault::Silent, actions);
+            }
+        }
+    }
+
+    /// Leaves providers below the least useful rate, while a faster one is there.
+    fn leave_slow(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let fastest = self
+            .providers
+            .values()
+            .filter(|provider| !provider.slow)
+            .filter_map(|provider| provider.meter.rate())
+            .fold(0.0, f64::max);
+        if fastest < 2.0 * limits::SLOW_RATE {
+            return;
+        }
+        let slow: Vec<EndpointId> = self
+            .providers
+            .iter()
+            .filter(|(_, provider)| {
+                let rate = provider.meter.rate();
+                let tried = now.saturating_duration_since(provider.joined_at);
+                !provider.slow
+                    && tried >= limits::SLOW_TIME
+                    && rate.is_some_and(|rate| rate < limits::SLOW_RATE)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in slow {
+            let requests = self.requests_of(id);
+            if !requests.iter().all(|request| {
+                let request = self.requests.get(request);
+                request.is_none_or(|request| self.others_hold(request))
+            }) {
+                continue;
+            }
+            if let Some(provider) = self.providers.get_mut(&id) {
+                provider.slow = true;
+            }
+            for request in requests {
+                self.cut(request, 0, actions);
+            }
+        }
+    }
+
+    /// Counts on those no longer who were to get the reader's next bytes first, and did not.
+    fn leave_lagging(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.share.is_none() || !self.is_starved(now) || !self.open.contains(&self.head.0) {
+            return;
+        }
+        let unit = self.head.0 / super::swarm::unit(self.size);
+        let fellows: Vec<EndpointId> = self
+            .providers
+            .iter()
+            .filter(|(_, provider)| !provider.is_whole() && !provider.lags)
+            .map(|(id, _)| *id)
+            .collect();
+        let first = super::swarm::first(self.me, &fellows, unit);
+        let Some(lagging) = self.providers.get_mut(&first) else {
+            return;
+        };
+        let holds = lagging.holds.as_ref();
+        if holds.is_none_or(|holds| holds.contains(&self.head.0)) {
+            return;
+        }
+        lagging.lags = true;
+        self.reshare(actions);
+    }
+
+    /// A small NAR is one request; where it takes longer than usual, another provider is asked
+    /// as well.
+    fn hedge_small(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.size > limits::CHECKED_FIRST || self.requests.len() != 1 || !self.open.is_empty() {
+            return;
+        }
+        let Some(request) = self.requests.values().next() else {
+            return;
+        };
+        let Some(asked) = self.providers.get(&request.provider) else {
+            return;
+        };
+        let waited = now.saturating_duration_since(request.asked_at);
+        let usual = asked.expected(request.remaining(), 0) * 2;
+        if waited < usual.max(limits::HEDGE_LEAST) {
+            return;
+        }
+        let rest = ByteRanges::from(request.delivered..request.end);
+        let range = request.delivered..request.end;
+        let other = self.providers.iter().find(|(id, provider)| {
+            **id != request.provider
+                && self.may_be_asked(provider, now)
+                && provider.holds_all(&rest)
+        });
+        if let Some((id, _)) = other {
+            let id = *id;
+            self.ask(id, range, true, now, actions);
+        }
+    }
+
+    /// Finds the request that gains most by being taken over, if any is worth it.
+    fn find_takeover(&self, now: Instant) -> Option<Takeover> {
+        if self.providers.len() < 2 {
+            return None;
+        }
+        let idle = self.open_to_idle(now);
+        let mut best: Option<(Duration, Takeover)> = None;
+        for (id, request) in self.requests.iter().filter(|(_, r)| r.remaining() > 0) {
+            let is_head = (request.delivered..request.end).contains(&self.head.0);
+            let rest = ByteRanges::from(request.delivered..request.end);
+            if self.is_doubled(*id, request) {
+                continue;
+            }
+            let expected = self.expected_of(request, now);
+            for (by, taker) in &self.providers {
+                let usable = *by != request.provider
+                    && self.may_be_asked(taker, now)
+                    && taker.holds_all(&rest);
+                // For the reader's next bytes even a busy provider makes room.
+                if !usable || !(is_head || idle.contains(by)) {
+                    continue;
+                }
+                let (streams, _) = self.under_way(*by);
+                if streams > taker.capacity(self.providers.len()).streams {
+                    continue;
+                }
+                let queued = 0;
+                let all = taker.expected(request.remaining(), queued);
+                let gain = expected.saturating_sub(all);
+                if expected < all * 2 || gain < limits::TAKEOVER_GAIN {
+                    continue;
+                }
+                if best.as_ref().is_some_and(|(most, _)| *most >= gain) {
+                    continue;
+                }
+                best = Some((gain, self.takeover(*id, request, *by, taker, now)));
+            }
+        }
+        best.map(|(_, takeover)| takeover)
+    }
+
+    /// Providers that have room and nothing to be asked for.
+    fn open_to_idle(&self, now: Instant) -> Vec<EndpointId> {
+        let has_room = |id: &EndpointId, provider: &Provider| {
+            let capacity = provider.capacity(self.providers.len());
+            let (streams, queued) = self.under_way(*id);
+            streams < capacity.streams && queued < capacity.bytes
+        };
+        self.providers
+            .iter()
+            .filter(|(id, provider)| {
+                self.may_be_asked(provider, now)
+                    && has_room(id, provider)
+                    && self.next_range(**id, now).is_none()
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Whether somebody else was asked for the end of this request too.
+    fn is_doubled(&self, id: RequestId, request: &Request) -> bool {
+        self.requests.iter().any(|(other, r)| {
+            *other != id && r.remaining() > 0 && r.end == request.end && r.end > r.delivered
+        })
+    }
+
+    /// How long a request will still take, by the rate of its provider, shared with its others.
+    fn expected_of(&self, request: &Request, now: Instant) -> Duration {
+        let Some(provider) = self.providers.get(&request.provider) else {
+            return limits::STALL;
+        };
+        let (streams, _) = self.under_way(request.provider);
+        let waited = now.saturating_duration_since(request.asked_at);
+        let rate = match provider.meter.rate() {
+            Some(rate) => rate / streams.max(1) as f64,
+            // Nothing measured: as fast as it was so far, once it had its time.
+            None if waited > limits::TAKEOVER_GAIN * 2 => {
+                (request.delivered - request.start) as f64 / waited.as_secs_f64()
+            }
+            None => limits::UNKNOWN_RATE,
+        };
+        let seconds = request.remaining() as f64 / rate.max(1.0);
+        Duration::from_secs_f64(seconds.min(1e6)).max(request.silent)
+    }
+
+    /// Splits what is left so that both end at the same time.
+    fn takeover(
+        &self,
+        id: RequestId,
+        request: &Request,
+        by: EndpointId,
+        taker: &Provider,
+        now: Instant,
+    ) -> Takeover {
+        let remaining = request.remaining();
+        if remaining <= limits::SHORTEST_RANGE / 2 {
+            return Takeover {
+                request: id,
+                by,
+                from: request.delivered / limits::CHUNK_GROUP * limits::CHUNK_GROUP,
+                duplicate: true,
+            };
+        }
+        let slow = remaining as f64 / self.expected_of(request, now).as_secs_f64().max(0.001);
+        let kept = remaining as f64 * slow / (slow + taker.expected_rate());
+        let kept = (kept as u64).next_multiple_of(limits::CHUNK_GROUP);
+        let from = request.delivered.next_multiple_of(limits::CHUNK_GROUP) + kept;
+        Takeover {
+            request: id,
+            by,
+            from: from
+                .min(request.end.saturating_sub(1) / limits::CHUNK_GROUP * limits::CHUNK_GROUP)
+                .max(request.delivered),
+            duplicate: false,
+        }
+    }
+}
+
+impl Provider {
+    /// Whether it has all of these bytes.
+    fn holds_all(&self, bytes: &ByteRanges) -> bool {
+        self.holds
+            .as_ref()
+            .is_none_or(|holds| bytes.is_subset(holds) && length_of(bytes, u64::MAX) > 0)
+    }
+}

@@ -14,7 +14,7 @@ use self::node::{Node, Parts};
 use crate::{
     config::Config,
     control::{self, ControlSocket},
-    http::{self, HttpState},
+    http::{self, HttpState, StatusSource},
     limits,
     lookup::Lookup,
     metrics::Metrics,
@@ -22,6 +22,7 @@ use crate::{
     peer::{
         self, lookup_server::LookupServer, peers::Peers, provider::Provider, rate::UploadLimits,
     },
+    service::Service,
     share,
     state_dir::StateDir,
     transfer::Transfers,
@@ -31,13 +32,21 @@ use crate::{
 /// How long the servers may take to finish what they are in the middle of.
 const SERVERS_GRACE: Duration = Duration::from_secs(6);
 
-/// Runs the daemon until `stop` is cancelled, then ends everything within ten seconds.
+/// Runs the daemon until `stop` is cancelled, then ends everything within ten seconds. `service` is
+/// told of both, and its socket is served where it has one.
 ///
 /// # Errors
 /// Whatever keeps it from starting, in one line that says what to do; nothing is left running.
-pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    mut service: Service,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     // A port in use is told before anything is touched.
-    let listener = listen(config.http_port).await?;
+    let listener = match service.take_listener() {
+        Some(passed) => take_over(passed)?,
+        None => listen(config.http_port).await?,
+    };
     let http_address = listener.local_addr()?;
     let state_dir = StateDir::open(&config.state_dir)?;
     let secret_key = state_dir.secret_key()?;
@@ -117,7 +126,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     state_dir.publish_http_address(http_address)?;
     announce_ready(http_address, &node);
-    stop.cancelled().await;
+    service.ready();
+    service
+        .keep_alive(|| StatusSource::health(&*node).0, &stop)
+        .await;
+    service.stopping();
 
     // Transfers end first: their readers' connections are cut, and the servers can finish.
     tasks.close();
@@ -136,6 +149,19 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
         .with_context(|| {
             format!("cannot listen on 127.0.0.1:{port}; is peerix running already? --port chooses another")
         })
+}
+
+/// The socket that a service manager listened on before this process was there.
+fn take_over(listener: std::net::TcpListener) -> anyhow::Result<TcpListener> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        anyhow::bail!(
+            "the service manager listens at {address}, which other machines reach: it should be ListenStream=127.0.0.1:{}",
+            address.port()
+        );
+    }
+    listener.set_nonblocking(true)?;
+    Ok(TcpListener::from_std(listener)?)
 }
 
 fn router(

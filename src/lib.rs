@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod narinfo;
 pub mod offer;
 pub mod peer;
+pub mod service;
 pub mod share;
 pub mod state_dir;
 pub mod substituter;

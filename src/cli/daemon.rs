@@ -15,6 +15,7 @@ use peerix_store::nix::TrustedPublicKey;
 use super::{Exit, Failure, flags::SettingFlags, logging, output, surroundings};
 use crate::{
     config::{self, Loaded, Sources},
+    service::Service,
     trust::nix_conf::NixConf,
 };
 
@@ -78,19 +79,21 @@ pub(super) fn run(args: DaemonArgs) -> Result<Exit, Failure> {
     for name in &loaded.ignored_variables {
         tracing::debug!(name, "this variable is no setting");
     }
+    let service =
+        Service::from_environment().map_err(|error| Failure::failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(until_stopped(loaded.config));
+    let outcome = runtime.block_on(until_stopped(loaded.config, service));
     // Whatever still blocks has had its time.
     runtime.shutdown_background();
     outcome
 }
 
-async fn until_stopped(config: config::Config) -> Result<Exit, Failure> {
+async fn until_stopped(config: config::Config, service: Service) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let daemon = crate::daemon::run(config, stop.clone());
+    let daemon = crate::daemon::run(config, service, stop.clone());
     tokio::pin!(daemon);
     let outcome = tokio::select! {
         outcome = &mut daemon => outcome,

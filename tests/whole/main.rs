@@ -21,6 +21,8 @@ mod http_faults;
 mod lifecycle;
 mod limits;
 mod lying_peers;
+mod nix_module;
+mod service;
 mod substitution;
 mod trust;
 mod workspace;

@@ -25,7 +25,7 @@ use crate::{
     service::Service,
     share,
     state_dir::StateDir,
-    transfer::Transfers,
+    transfer::{Transfers, whole::WholeNarSources},
     trust::Trust,
 };
 
@@ -73,18 +73,22 @@ pub async fn run(
         config.no_filter,
     ));
     let peers = Peers::new(endpoint.clone(), known, config.timeout, metrics.clone());
+    // Peers first, the upstream last.
+    let sources: WholeNarSources = Arc::new([]);
     let lookup = Lookup::new(
         store.clone(),
         peers.clone(),
         Trust::new(config.trusted_public_keys.clone(), config.no_verify),
         metrics.clone(),
         !config.upstream_caches.is_empty(),
+        sources.clone(),
     );
     let transfers = Transfers::new(
         store.clone(),
         peers.clone(),
         lookup.clone(),
         metrics.clone(),
+        sources,
     );
     let router = router(&config, &endpoint, &store, &offer, &peers, &metrics);
     for peer in &config.peers {

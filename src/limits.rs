@@ -32,6 +32,10 @@ pub const LOOKUP_DEADLINE_FIRST: Duration = Duration::from_millis(500);
 /// What a lookup may take at the least: below this a busy machine would miss what it could have.
 pub const LOOKUP_DEADLINE_LEAST: Duration = Duration::from_millis(200);
 
+/// What an HTTP cache may take for a narinfo that no peer has: a connection and one round trip over
+/// the internet. With what the peers took before it, a miss stays under a second.
+pub const LOOKUP_ELSEWHERE: Duration = Duration::from_millis(500);
+
 /// Peers asked for one path at once.
 pub const LOOKUP_PEERS: usize = 8;
 

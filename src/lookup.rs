@@ -1,5 +1,7 @@
 //! Finds who has a path and what may be told of it: own store, then peers, then trust.
 
+mod elsewhere;
+
 use std::{
     collections::HashSet,
     num::NonZeroUsize,
@@ -25,6 +27,7 @@ use crate::{
         peers::{Peer, Peers},
         score::Fault,
     },
+    transfer::whole::WholeNarSources,
     trust::Trust,
 };
 
@@ -66,11 +69,12 @@ struct Inner {
     trust: Trust,
     metrics: Arc<Metrics>,
     references_assumed: bool,
+    sources: WholeNarSources,
     claims: Mutex<LruCache<(StorePathHash, NarHash), Claims>>,
 }
 
 impl Lookup {
-    /// Makes a lookup over `store` and `peers`.
+    /// Makes a lookup over `store`, `peers` and `sources`.
     ///
     /// `references_assumed`: an upstream is enabled, so that a path's references can be had
     /// there and needn't be asked for.
@@ -80,6 +84,7 @@ impl Lookup {
         trust: Trust,
         metrics: Arc<Metrics>,
         references_assumed: bool,
+        sources: WholeNarSources,
     ) -> Self {
         let remembered = NonZeroUsize::new(limits::CLAIMS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self(Arc::new(Inner {
@@ -88,6 +93,7 @@ impl Lookup {
             trust,
             metrics,
             references_assumed,
+            sources,
             claims: Mutex::new(LruCache::new(remembered)),
         }))
     }
@@ -109,9 +115,8 @@ impl Lookup {
         }
         let candidates = self.0.peers.candidates();
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
-        let info = self
-            .ask(&candidates, path_hash, Mode::Narinfo, None, deadline)
-            .await?;
+        let from_peers = self.ask(&candidates, path_hash, Mode::Narinfo, None, deadline);
+        let info = self.or_elsewhere(path_hash, from_peers, deadline).await?;
         if !self
             .references_can_be_had(&info, &candidates, deadline)
             .await
@@ -136,7 +141,7 @@ impl Lookup {
         {
             return Some(claims);
         }
-        self.forget(path_hash, nar_hash);
+        self.forget_holders(path_hash, nar_hash);
         let candidates = self.0.peers.candidates();
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
         self.ask(
@@ -147,7 +152,8 @@ impl Lookup {
             deadline,
         )
         .await?;
-        self.remembered(path_hash, nar_hash)
+        let claims = self.remembered(path_hash, nar_hash)?;
+        (!claims.ready.is_empty() || !claims.hashing.is_empty()).then_some(claims)
     }
 
     /// What all peers claim of a NAR now: every answer is waited for, within the deadline.
@@ -165,9 +171,13 @@ impl Lookup {
         self.remembered(path_hash, nar_hash)
     }
 
-    /// Drops what is remembered of a NAR: the next request asks again.
-    pub fn forget(&self, path_hash: StorePathHash, nar_hash: NarHash) {
-        self.memory().pop(&(path_hash, nar_hash));
+    /// Drops who is remembered to have a NAR: the next request asks again.
+    fn forget_holders(&self, path_hash: StorePathHash, nar_hash: NarHash) {
+        if let Some(claims) = self.memory().get_mut(&(path_hash, nar_hash)) {
+            claims.ready.clear();
+            claims.parts.clear();
+            claims.hashing.clear();
+        }
     }
 
     /// Drops one claim that turned out wrong, or a provider that could not keep it.
@@ -250,6 +260,19 @@ impl Lookup {
         }
     }
 
+    /// Remembers trusted fields; who has the NAR is added by the caller.
+    fn remember<T>(&self, info: &PathInfo, note: impl FnOnce(&mut Claims) -> T) -> T {
+        let mut memory = self.memory();
+        let claims = memory.get_or_insert_mut((info.path_hash(), info.nar_hash), || Claims {
+            info: info.clone(),
+            ready: Vec::new(),
+            parts: Vec::new(),
+            hashing: Vec::new(),
+            heard_at: Instant::now(),
+        });
+        note(claims)
+    }
+
     /// Remembers a claim if its fields are trusted, and returns them.
     fn note(&self, peer: &Peer, claim: Claim) -> Option<PathInfo> {
         let (info, blob_hash, part, done) = match claim {
@@ -266,38 +289,29 @@ impl Lookup {
                 return None;
             }
         };
-        let key = (info.path_hash(), info.nar_hash);
-        let mut memory = self.memory();
-        let claims = memory.get_or_insert_mut(key, || Claims {
-            info: info.clone(),
-            ready: Vec::new(),
-            parts: Vec::new(),
-            hashing: Vec::new(),
-            heard_at: Instant::now(),
-        });
-        claims.heard_at = Instant::now();
         let id = peer.id();
-        claims.hashing.retain(|(other, _)| *other != id);
-        for (_, providers) in &mut claims.ready {
-            providers.retain(|other| *other != id);
-        }
-        claims.ready.retain(|(_, providers)| !providers.is_empty());
-        claims.parts.retain(|(other, _)| *other != id);
-        if let Some(hash) = part {
-            claims.parts.push((id, hash));
-            return Some(info);
-        }
-        match blob_hash {
-            None => claims.hashing.push((id, done)),
-            Some(hash) => match claims
-                .ready
-                .iter_mut()
-                .find(|(claimed, _)| *claimed == hash)
-            {
+        self.remember(&info, |claims| {
+            claims.heard_at = Instant::now();
+            claims.hashing.retain(|(other, _)| *other != id);
+            for (_, providers) in &mut claims.ready {
+                providers.retain(|other| *other != id);
+            }
+            claims.ready.retain(|(_, providers)| !providers.is_empty());
+            claims.parts.retain(|(other, _)| *other != id);
+            if let Some(hash) = part {
+                claims.parts.push((id, hash));
+                return;
+            }
+            let Some(hash) = blob_hash else {
+                claims.hashing.push((id, done));
+                return;
+            };
+            let mut ready = claims.ready.iter_mut();
+            match ready.find(|(claimed, _)| *claimed == hash) {
                 Some((_, providers)) => providers.push(id),
                 None => claims.ready.push((hash, vec![id])),
-            },
-        }
+            }
+        });
         Some(info)
     }
 
@@ -344,6 +358,7 @@ impl Lookup {
                 Ok(None) | Err(_) => break,
             }
         }
-        missing.is_empty()
+        let elsewhere = self.are_elsewhere(&missing, deadline).await;
+        missing.is_empty() || elsewhere
     }
 }

@@ -13,6 +13,7 @@ pub mod flow;
 mod observe;
 mod run;
 pub mod schedule;
+pub mod whole;
 
 use std::{
     collections::HashMap,
@@ -34,7 +35,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use self::body::{LocalBody, TransferBody};
+use self::{
+    body::{LocalBody, TransferBody},
+    whole::WholeNarSources,
+};
 use crate::{
     limits,
     lookup::{Claims, Lookup},
@@ -78,6 +82,8 @@ struct Inner {
     peers: Peers,
     lookup: Lookup,
     metrics: Arc<Metrics>,
+    #[expect(dead_code, reason = "the takeover by whole NARs reads it")]
+    sources: WholeNarSources,
     running: tokio::sync::Mutex<HashMap<StorePathHash, Arc<Transfer>>>,
     wrong: Mutex<LruCache<StorePathHash, ()>>,
     slots: Arc<Semaphore>,
@@ -88,8 +94,15 @@ struct Inner {
 }
 
 impl Transfers {
-    /// Makes transfers that store into `store` what `lookup` finds at `peers`.
-    pub fn new(store: Store, peers: Peers, lookup: Lookup, metrics: Arc<Metrics>) -> Self {
+    /// Makes transfers that store into `store` what `lookup` finds at `peers`, and at `sources`
+    /// where peers don't bring a NAR to its end.
+    pub fn new(
+        store: Store,
+        peers: Peers,
+        lookup: Lookup,
+        metrics: Arc<Metrics>,
+        sources: WholeNarSources,
+    ) -> Self {
         let remembered =
             NonZeroUsize::new(limits::WRONG_NARS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self(Arc::new(Inner {
@@ -97,6 +110,7 @@ impl Transfers {
             peers,
             lookup,
             metrics,
+            sources,
             running: tokio::sync::Mutex::default(),
             wrong: Mutex::new(LruCache::new(remembered)),
             slots: Arc::new(Semaphore::new(limits::TRANSFERS)),

@@ -133,6 +133,16 @@ pub const LOOK_FIRST: Duration = Duration::from_millis(150);
 /// The longest time between two such looks.
 pub const LOOK_LATER: Duration = Duration::from_secs(5);
 
+/// When a transfer that nobody serves looks again.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a transfer that gave its reader some bytes looks for somebody to go on with, before
+/// the upstream takes over or the reader is cut.
+pub const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A gap between two ticks from which on the machine, or this process, was asleep.
+pub const ASLEEP: Duration = Duration::from_secs(1);
+
 /// Requests that a provider may turn away in a row before it is left.
 pub const REFUSALS: u32 = 8;
 

@@ -19,10 +19,10 @@ use iroh::endpoint::{Connection, ReadError, RecvStream};
 use iroh_blobs::protocol::{ChunkRangesExt, ChunkRangesSeq, ERR_LIMIT, GetRequest, Request};
 use iroh_io::AsyncStreamReader;
 use peerix_store::BlobHash;
-use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
+use tokio::{io::AsyncReadExt, sync::mpsc};
 
 use super::flow::Flow;
-use crate::{limits, peer::score::Fault};
+use crate::peer::score::Fault;
 
 /// 16 KiB chunk groups, as iroh-blobs has them.
 const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
@@ -44,7 +44,8 @@ pub struct Batch {
 
 /// Fetches `range` of `blob_hash`, `size` bytes long, and sends verified batches to `sink`.
 ///
-/// `flow` tells how far it is, and where it is to end if that changes meanwhile. The size a
+/// It waits for as long as the provider keeps silent: whoever cuts the flow ends it. `flow` tells
+/// how far it is, and where it is to end if that changes meanwhile. The size a
 /// provider reports must be `size`, and nothing may follow the last byte. A closed sink ends the
 /// fetch without a fault. Cancel safe: what was sent to the sink stays valid.
 ///
@@ -60,9 +61,7 @@ pub async fn fetch(
 ) -> Result<(), Fault> {
     let ranges = ChunkRanges::bytes(range);
     let request = GetRequest::new(blob_hash, ChunkRangesSeq::from_ranges([ranges.clone()]));
-    let recv = timeout(limits::STALL, send_request(connection, request))
-        .await
-        .map_err(|_| Fault::Silent)??;
+    let recv = send_request(connection, request).await?;
     let mut reader = Reader {
         recv,
         buffer: BytesMut::new(),
@@ -173,9 +172,7 @@ impl Reader {
             }
             let read = self.recv.read_buf(&mut self.buffer);
             self.flow.waits();
-            let read = timeout(limits::STALL, read)
-                .await
-                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            let read = read.await?;
             self.flow.waits_no_more();
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -217,9 +214,6 @@ fn decode_fault(error: &DecodeError) -> Fault {
 }
 
 fn read_fault(error: &io::Error) -> Fault {
-    if error.kind() == io::ErrorKind::TimedOut {
-        return Fault::Silent;
-    }
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Fault::Absent;
     }

@@ -156,6 +156,8 @@ struct Looks {
     under_way: bool,
     /// The last one found nobody, when nobody was left.
     in_vain: bool,
+    /// Since when nobody is left.
+    nobody_since: Option<Instant>,
 }
 
 /// The schedule of one transfer.
@@ -174,6 +176,9 @@ pub struct Schedule {
     /// The first missing byte, and since when it is that.
     head: (u64, Instant),
     arrived_at: Instant,
+    /// When this machine was last found to have slept, and was last found awake.
+    woken_at: Instant,
+    ticked_at: Instant,
     looks: Looks,
     /// What is to be got from the source first, while others fetch the blob too.
     share: Option<ByteRanges>,
@@ -200,7 +205,10 @@ impl Schedule {
                 done: 0,
                 under_way: false,
                 in_vain: false,
+                nobody_since: None,
             },
+            woken_at: now,
+            ticked_at: now,
             share: None,
         }
     }
@@ -245,6 +253,7 @@ impl Schedule {
             Event::Looked => {
                 self.looks.under_way = false;
                 self.looks.in_vain = self.providers.is_empty();
+                self.looks.due = self.looks.due.min(now + limits::LOOK_AGAIN);
             }
             Event::Tick => self.tick(now, &mut actions),
         }
@@ -259,7 +268,14 @@ impl Schedule {
             return Outcome::Complete;
         }
         let unasked = self.requests.is_empty() && !self.is_paused();
-        let nobody = self.providers.is_empty() && self.looks.in_vain && !self.looks.under_way;
+        let patience = if self.has_arrived() {
+            limits::LOOK_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        let alone = self.looks.nobody_since;
+        let waited = alone.is_some_and(|since| now.saturating_duration_since(since) >= patience);
+        let nobody = waited && self.looks.in_vain && !self.looks.under_way;
         let stuck = now.saturating_duration_since(self.arrived_at) > limits::STALL;
         if unasked && (nobody || stuck) {
             return Outcome::Failed;
@@ -282,6 +298,11 @@ impl Schedule {
     fn is_paused(&self) -> bool {
         let open = self.open.boundaries().first();
         open.is_some_and(|start| *start >= self.ceiling())
+    }
+
+    /// Whether a reader may have had a part, which nobody else can go on from.
+    fn has_arrived(&self) -> bool {
+        self.size > limits::CHECKED_FIRST && length_of(&self.missing, self.size) < self.size
     }
 
     fn ceiling(&self) -> u64 {
@@ -540,9 +561,15 @@ impl Schedule {
         mine
     }
 
-    /// The reader's next byte has not moved for a while.
+    /// The reader's next byte has not moved for longer than a fellow takes to get a unit and to
+    /// pass it on, at the rate at which the source serves us.
     fn is_starved(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.head.1) > limits::FELLOW_PATIENCE
+        let sources = self.providers.values().filter(|p| p.is_whole());
+        let rates = sources.filter_map(|provider| provider.meter.rate());
+        let unit = swarm::unit(self.size) as f64;
+        let usual = Duration::from_secs_f64(4.0 * unit / rates.fold(unit, f64::max));
+        let waited = now.saturating_duration_since(self.head.1);
+        waited > limits::FELLOW_PATIENCE + usual
     }
 
     /// Works out anew who gets what from the source, and ends what is no longer ours to ask.
@@ -611,10 +638,16 @@ impl Schedule {
     /// Looks for providers: at once where none is left, else now and then.
     fn look(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let looks = &mut self.looks;
+        if !self.providers.is_empty() {
+            looks.nobody_since = None;
+        }
         if looks.under_way || self.missing.is_empty() {
             return;
         }
-        let none_left = self.providers.is_empty() && !looks.in_vain;
+        let none_left = self.providers.is_empty() && (!looks.in_vain || now >= looks.due);
+        if none_left {
+            looks.nobody_since.get_or_insert(now);
+        }
         let worth_it = length_of(&self.missing, self.size) > limits::SEGMENT;
         if none_left || (now >= looks.due && worth_it) {
             looks.under_way = true;

@@ -281,6 +281,22 @@ impl Peer {
         self.run_cli(&["ticket"]).trim().to_owned()
     }
 
+    /// Makes `other` known to the running daemon.
+    pub fn meet(&self, other: &Peer) {
+        let ticket = other.ticket();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let sockets = vec![self.state_dir.join("control.sock")];
+            let client = peerix::control::Client::connect(&sockets)
+                .await
+                .expect("a daemon");
+            client.add_peer(&ticket).await.expect("a peer");
+        });
+    }
+
     /// What `/status` says.
     pub fn status(&self) -> Value {
         serde_json::from_slice(&self.get("/status").body).expect("JSON")

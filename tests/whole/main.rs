@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod lying_peers;
 mod nix_module;
+mod providers;
 mod service;
 mod substitution;
 mod trust;

@@ -23,6 +23,7 @@ struct Takeover {
 
 impl Schedule {
     pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.notice_sleep(now);
         for (id, provider) in &mut self.providers {
             let busy = self.requests.values().any(|r| r.provider == *id);
             provider.meter.sample(busy, now);
@@ -49,6 +50,19 @@ impl Schedule {
                 now,
                 actions,
             );
+        }
+    }
+
+    /// A machine that slept has heard nobody meanwhile, which is nobody's fault.
+    fn notice_sleep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.ticked_at) > limits::ASLEEP {
+            self.woken_at = now;
+            self.arrived_at = now;
+        }
+        self.ticked_at = now;
+        let awake = now.saturating_duration_since(self.woken_at);
+        for request in self.requests.values_mut() {
+            request.silent = request.silent.min(awake);
         }
     }
 
@@ -224,6 +238,10 @@ impl Schedule {
                     && taker.holds_all(&rest);
                 // For the reader's next bytes even a busy provider makes room.
                 if !usable || !(is_head || idle.contains(by)) {
+                    continue;
+                }
+                // While others fetch it too, the source has better to do than what they bring.
+                if self.share.is_some() && taker.is_whole() && !self.is_starved(now) {
                     continue;
                 }
                 let (streams, _) = self.under_way(*by);

@@ -408,8 +408,8 @@ fn a_flash_crowd_is_served_at_little_more_than_one_copy_of_the_source() {
     let last = world.run(Duration::from_secs(600)).as_secs_f64();
     let bound = size as f64 / uplink;
     let sent = world.nodes[source].sent as f64 / size as f64;
-    assert!(last < bound * 1.5, "{last} s of a bound of {bound} s");
-    assert!(sent < 1.3, "the source sent {sent} copies");
+    assert!(last < bound * 1.4, "{last} s of a bound of {bound} s");
+    assert!(sent < 1.1, "the source sent {sent} copies");
 }
 
 #[test]

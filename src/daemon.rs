@@ -20,7 +20,16 @@ use crate::{
     metrics::Metrics,
     offer::OfferPolicy,
     peer::{
-        self, lookup_server::LookupServer, peers::Peers, provider::Provider, rate::UploadLimits,
+        self,
+        lookup_server::LookupServer,
+        older::{
+            Older,
+            nar::{self, NarServer},
+            narinfo::{self, NarInfoServer},
+        },
+        peers::Peers,
+        provider::Provider,
+        rate::UploadLimits,
     },
     service::Service,
     share,
@@ -181,18 +190,26 @@ fn router(
         config.upload_limit_per_peer,
     ));
     let counting = peers.clone();
+    let sent = move |id, bytes| counting.sent(id, bytes);
     let provider = Provider::new(
         store.clone(),
         offer.clone(),
-        upload,
+        upload.clone(),
         metrics.clone(),
-        move |id, bytes| counting.sent(id, bytes),
+        sent.clone(),
     );
     let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone());
-    Router::builder(endpoint.clone())
+    let older = Older::new(store.clone(), offer.clone(), upload, metrics.clone(), sent);
+    let mut router = Router::builder(endpoint.clone())
         .accept(iroh_blobs::ALPN, provider)
-        .accept(peer::lookup::ALPN, lookups)
-        .spawn()
+        .accept(peer::lookup::ALPN, lookups);
+    for name in narinfo::ALPNS {
+        router = router.accept(name, NarInfoServer(older.clone()));
+    }
+    for name in nar::ALPNS {
+        router = router.accept(name, NarServer(older.clone()));
+    }
+    router.spawn()
 }
 
 #[expect(

@@ -209,3 +209,24 @@ pub const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 /// How long a blob request may wait for its turn before it is turned away: the requester then
 /// asks for less, or another provider.
 pub const BLOB_TURN: Duration = Duration::from_millis(500);
+
+/// Connections of older peers at once. Each lasts for one question.
+pub const OLDER_CONNECTIONS: usize = 512;
+
+/// NARs that are sent to older peers at once: each holds a thread and some pieces.
+pub const OLDER_NARS: usize = 16;
+
+/// Bytes of an older peer's question for a narinfo, as its protocol has it.
+pub const OLDER_MAX_HASH: usize = 64;
+
+/// Bytes of an older peer's question for a NAR, as its protocol has it.
+pub const OLDER_MAX_URL: usize = 1024;
+
+/// Bytes of a narinfo to or from an older peer, as its protocol has it.
+pub const OLDER_MAX_NARINFO: usize = 64 * 1024;
+
+/// How long an older peer may take to ask, or to take or send one small message.
+pub const OLDER_IO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection is kept open for an older peer to read what it was sent.
+pub const OLDER_LINGER: Duration = Duration::from_secs(10);

@@ -2,13 +2,14 @@
 //!
 //! [`endpoint`] binds the one endpoint, [`peers`] keeps connections to the peers we know,
 //! [`lookup`] is the protocol that asks who has a path, [`lookup_server`] answers it, and
-//! [`provider`] serves blobs on iroh-blobs' own ALPN. [`rate`] and [`score`] are the rules for
+//! [`provider`] serves blobs on iroh-blobs' own ALPN, [`older`] the older program's protocols. [`rate`] and [`score`] are the rules for
 //! how much is uploaded and whom to ask first.
 
 pub mod endpoint;
 pub mod lookup;
 pub mod lookup_client;
 pub mod lookup_server;
+pub mod older;
 pub mod peers;
 pub mod provider;
 pub mod rate;

@@ -321,7 +321,7 @@ async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), ServeError> {
 }
 
 /// Whether the connection leads to a public address, directly or through a relay.
-fn is_public(connection: &Connection) -> bool {
+pub(crate) fn is_public(connection: &Connection) -> bool {
     let paths = connection.paths();
     let selected = paths.iter().find(|path| path.is_selected());
     selected.is_none_or(|path| match path.remote_addr() {

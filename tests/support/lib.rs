@@ -9,6 +9,7 @@
 pub mod hostile;
 pub mod http;
 pub mod nix_store;
+pub mod older;
 pub mod peer;
 pub mod shapes;
 pub mod static_cache;

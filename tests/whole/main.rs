@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod lying_peers;
 mod nix_module;
+mod older_peers;
 mod providers;
 mod service;
 mod substitution;

@@ -1,0 +1,131 @@
+//! `peerix/narinfo/1`: the narinfo of a store path.
+//!
+//! ```text
+//! → hash part, UTF-8, at most 64 bytes, white space around it ignored
+//! ← "NOTFOUND", or narinfo text
+//! ```
+
+use std::fmt::Write as _;
+
+use iroh::{
+    endpoint::{Connection, SendStream},
+    protocol::{AcceptError, ProtocolHandler},
+};
+use peerix_store::nix::{PathInfo, StorePathHash};
+use tokio::time::timeout;
+use tracing::{Instrument, debug, debug_span};
+
+use super::{Older, ServeError, nar};
+use crate::{limits, narinfo::well_formed_signatures, trust::proven_content_address};
+
+/// The protocol's name, first that on the wire of the older program, then that of its documents.
+pub const ALPNS: [&[u8]; 2] = [b"peerix/narinfo/1", b"/peerix/narinfo/1.0.0"];
+
+/// The answer for a path that is not here, or not offered.
+const NOT_FOUND: &[u8] = b"NOTFOUND";
+
+/// Answers askers of narinfos.
+#[derive(Debug, Clone)]
+pub struct NarInfoServer(pub Older);
+
+impl NarInfoServer {
+    async fn serve(self, connection: Connection) {
+        let answer = |question, send| self.answer(question, send);
+        let served = self
+            .0
+            .serve(&connection, limits::OLDER_MAX_HASH, answer)
+            .await;
+        if let Err(error) = served {
+            debug!(%error, "no narinfo for an older peer");
+        }
+    }
+
+    async fn answer(
+        &self,
+        question: Vec<u8>,
+        mut send: SendStream,
+    ) -> Result<SendStream, ServeError> {
+        let text = std::str::from_utf8(&question).map_err(|_| ServeError::Malformed)?;
+        let path_hash = text.trim().parse().map_err(|_| ServeError::Malformed)?;
+        let found = self.find(path_hash).await;
+        let answer = found.as_ref().map_or(NOT_FOUND, |text| text.as_bytes());
+        timeout(limits::OLDER_IO_TIMEOUT, send.write_all(answer))
+            .await
+            .map_err(|_| ServeError::Stalled)?
+            .map_err(|_| ServeError::Gone)?;
+        Ok(send)
+    }
+
+    async fn find(&self, path_hash: StorePathHash) -> Option<String> {
+        let older = &self.0.0;
+        let nar = older.store.nar(path_hash).await.ok().flatten()?;
+        if !older.offer.is_offered(&older.store, &nar.info) {
+            return None;
+        }
+        let text = text(&nar.info);
+        if text.len() > limits::OLDER_MAX_NARINFO {
+            return None;
+        }
+        older.metrics.narinfos_served.inc();
+        Some(text)
+    }
+}
+
+impl ProtocolHandler for NarInfoServer {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        let span = debug_span!("older narinfo", peer = %connection.remote_id().fmt_short());
+        // A panic in a handler would end the router: it stays in a task of its own.
+        let task = tokio::spawn(self.clone().serve(connection).instrument(span));
+        let _ = task.await;
+        Ok(())
+    }
+}
+
+/// The narinfo as the older program writes it, with its own URLs; `CA` is ours.
+fn text(info: &PathInfo) -> String {
+    let mut text = String::with_capacity(512);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "StorePath: {}\nURL: {}\nCompression: none\nNarHash: {}\nNarSize: {}\n",
+        info.store_path.to_absolute_path(),
+        nar::url(&info.store_path),
+        info.nar_hash,
+        info.nar_size,
+    );
+    if !info.references.is_empty() {
+        text.push_str("References:");
+        for reference in &info.references {
+            text.push(' ');
+            text.push_str(&reference.to_basename());
+        }
+        text.push('\n');
+    }
+    if let Some(deriver) = &info.deriver {
+        let _ = writeln!(text, "Deriver: {}", deriver.to_basename());
+    }
+    for signature in well_formed_signatures(&info.signatures) {
+        let _ = writeln!(text, "Sig: {signature}");
+    }
+    if let Some(content_address) = proven_content_address(info) {
+        let _ = writeln!(text, "CA: {content_address}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::testing::{SOURCE, path_info};
+
+    #[test]
+    fn the_text_says_the_same_as_the_real_nix_s() {
+        let info = path_info(SOURCE);
+        let ours: peerix_store::nix::NarInfo = text(&info).parse().unwrap();
+        assert_eq!(ours.store_path(), &info.store_path);
+        assert_eq!(ours.references(), &info.references);
+        assert_eq!(ours.nar_size(), info.nar_size);
+        assert_eq!(ours.url(), nar::url(&info.store_path));
+        assert_eq!(ours.compression().as_str(), "none");
+    }
+}

@@ -51,6 +51,17 @@ pub enum Relay {
     Custom(Vec<RelayUrl>),
 }
 
+/// Whether and how hard blobs are compressed between peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireCompression {
+    /// Where a link is slow enough for it to pay, as hard as it pays.
+    Auto,
+    /// Neither offered nor asked for.
+    Off,
+    /// Always, at this level of zstd, 1 to 19.
+    Level(u8),
+}
+
 /// The daemon's configuration, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -100,6 +111,8 @@ pub struct Config {
     pub upload_limit_per_peer: Option<u64>,
     /// Disk space in bytes for downloads that are not in Nix's store.
     pub blob_quota: u64,
+    /// Compression between peers.
+    pub wire_compression: WireCompression,
     /// Time between two looks through the whole store; `None` never.
     pub scan_interval: Option<Duration>,
 }

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::node::{Node, Parts};
 use crate::{
-    config::Config,
+    config::{Config, WireCompression},
     control::{self, ControlSocket},
     http::{self, HttpState, StatusSource},
     limits,
@@ -30,6 +30,7 @@ use crate::{
         peers::Peers,
         provider::Provider,
         rate::UploadLimits,
+        wire::Compression,
     },
     service::Service,
     share,
@@ -81,7 +82,13 @@ pub async fn run(
         config.public_cache_keys.clone(),
         config.no_filter,
     ));
-    let peers = Peers::new(endpoint.clone(), known, config.timeout, metrics.clone());
+    let peers = Peers::new(
+        endpoint.clone(),
+        known,
+        config.timeout,
+        config.wire_compression,
+        metrics.clone(),
+    );
     // Peers first, the upstream last.
     let sources: WholeNarSources = Arc::new([]);
     let lookup = Lookup::new(
@@ -195,12 +202,17 @@ fn router(
         store.clone(),
         offer.clone(),
         upload.clone(),
+        Compression::new(config.wire_compression),
         metrics.clone(),
         sent.clone(),
     );
     let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone());
     let older = Older::new(store.clone(), offer.clone(), upload, metrics.clone(), sent);
-    let mut router = Router::builder(endpoint.clone())
+    let mut router = Router::builder(endpoint.clone());
+    if config.wire_compression != WireCompression::Off {
+        router = router.accept(peer::wire::ALPN, provider.clone());
+    }
+    router = router
         .accept(iroh_blobs::ALPN, provider)
         .accept(peer::lookup::ALPN, lookups);
     for name in narinfo::ALPNS {

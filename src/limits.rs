@@ -230,3 +230,71 @@ pub const OLDER_IO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection is kept open for an older peer to read what it was sent.
 pub const OLDER_LINGER: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer in one frame, before compression: the largest block that zstd makes.
+pub const WIRE_FRAME: usize = 128 * 1024;
+
+/// Bytes of the smallest frame but the last: below a chunk group nothing can be verified.
+pub const WIRE_FRAME_LEAST: usize = 16 * 1024;
+
+/// Bytes of a compressed frame: what zstd may make of a frame at worst, and its header.
+pub const WIRE_FRAME_COMPRESSED: usize = WIRE_FRAME + 1024;
+
+/// Logarithm of the largest zstd window: 2 MiB, that of level 3 over a file of any size. A
+/// requester needs it and 1 MiB more for each answer, a provider that and its tables.
+pub const WIRE_WINDOW_LOG: u32 = 21;
+
+/// Logarithm of the smallest: one frame.
+pub const WIRE_WINDOW_LOG_LEAST: u32 = 17;
+
+/// Memory of all answers that are being decompressed, in bytes: 21 of the largest, 50 of 128 KiB.
+/// Further ones are asked for raw.
+pub const WIRE_DECODER_MEMORY: usize = 64 * 1024 * 1024;
+
+/// Memory of all answers that are being compressed, in bytes: 20 large ones at level 3. Further
+/// ones go raw.
+pub const WIRE_ENCODER_MEMORY: usize = 96 * 1024 * 1024;
+
+/// Large answers that a level set by hand compresses at once whatever they take: 112 MiB at 19.
+pub const WIRE_ENCODERS_LEAST: usize = 4;
+
+/// Threads that compress at once: half the processors, since the rest have the NARs to read,
+/// verify and encrypt.
+pub fn wire_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
+}
+
+/// How long a frame waits for its turn to be compressed before it goes raw.
+pub const WIRE_TURN: Duration = Duration::from_millis(50);
+
+/// Frames that go untried at most after some that did not compress: a ninth of them is tried.
+pub const WIRE_FRAMES_SKIPPED: u32 = 8;
+
+/// Bytes that a zstd stream keeps its level for at the least: a new one begins with no window.
+pub const WIRE_LEVEL_HELD: usize = 4 * 1024 * 1024;
+
+/// Bytes a second from which on a link is fast: half a gigabit. One thread at level 1 compresses
+/// not much faster than that.
+pub const WIRE_FAST: u64 = 64_000_000;
+
+/// A round trip from which on a link is taken to be slow before it is measured: farther than a
+/// local network.
+pub const WIRE_FAR: Duration = Duration::from_millis(5);
+
+/// How long a link is watched before the level or the wire changes.
+pub const WIRE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a link stays raw after compressing held it up, doubled each time.
+pub const WIRE_RAW_FOR: Duration = Duration::from_secs(5);
+
+/// The longest time that a link stays raw for that.
+pub const WIRE_RAW_FOR_MOST: Duration = Duration::from_secs(300);
+
+/// Bytes that come in frames before it is judged whether they made anything smaller.
+pub const WIRE_JUDGED: u64 = 8 * 1024 * 1024;
+
+/// How long frames are not asked for after they made nothing smaller: another NAR may compress.
+pub const WIRE_IDLE_FOR: Duration = Duration::from_secs(60);
+
+/// How long a peer without the framed wire is asked raw: until it may run another version.
+pub const WIRE_REFUSED_FOR: Duration = Duration::from_secs(600);

@@ -28,6 +28,10 @@ pub struct Metrics {
     pub bytes_sent: Counter,
     /// NAR bytes received from peers, after decompression, counted as they pass.
     pub bytes_received: Counter,
+    /// Bytes of blobs sent to peers as they were on the wire.
+    pub wire_bytes_sent: Counter,
+    /// Bytes of blobs received from peers as they were on the wire.
+    pub wire_bytes_received: Counter,
     /// Narinfo requests that this machine's own store answered.
     pub cache_hits: Counter,
     /// Narinfo requests that this machine's own store could not answer.
@@ -158,6 +162,16 @@ impl Metrics {
             narinfos_served: registered(r, "narinfos_served", "Narinfos sent, to Nix and to peers"),
             bytes_sent: registered(r, "bytes_sent", "NAR bytes sent to peers"),
             bytes_received: registered(r, "bytes_received", "NAR bytes received from peers"),
+            wire_bytes_sent: registered(
+                r,
+                "wire_bytes_sent",
+                "Bytes of NARs sent to peers, as they were on the wire",
+            ),
+            wire_bytes_received: registered(
+                r,
+                "wire_bytes_received",
+                "Bytes of NARs received from peers, as they were on the wire",
+            ),
             cache_hits: registered(
                 r,
                 "cache_hits",

@@ -2,9 +2,11 @@
 //!
 //! [`endpoint`] binds the one endpoint, [`peers`] keeps connections to the peers we know,
 //! [`lookup`] is the protocol that asks who has a path, [`lookup_server`] answers it, and
-//! [`provider`] serves blobs on iroh-blobs' own ALPN, [`older`] the older program's protocols. [`rate`] and [`score`] are the rules for
+//! [`provider`] serves blobs on iroh-blobs' own ALPN and, compressed, on that of [`wire`], [`older`]
+//! the older program's protocols. [`blobs`] asks for blobs. [`rate`] and [`score`] are the rules for
 //! how much is uploaded and whom to ask first.
 
+pub mod blobs;
 pub mod endpoint;
 pub mod lookup;
 pub mod lookup_client;
@@ -14,3 +16,4 @@ pub mod peers;
 pub mod provider;
 pub mod rate;
 pub mod score;
+pub mod wire;

@@ -20,6 +20,7 @@ mod measure;
 mod own_store;
 mod peer;
 mod store;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 9] = [
+    let sections: [(&str, fn()); 10] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("hashing", hashing::run),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ("reading", store::run_reading),
         ("requesters", store::run_requesters),
         ("start", store::run_start),
+        ("wire", wire::run),
     ];
     if let Some(unknown) = wanted
         .iter()

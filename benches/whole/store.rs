@@ -83,7 +83,15 @@ async fn receive(
             async move {
                 let range = start..(start + SEGMENT).min(size);
                 let flow = flow(&range);
-                let fetched = fetch(&connection, hash, size, range.clone(), &flow, &sink).await;
+                let fetched = fetch(
+                    connection.clone().into(),
+                    hash,
+                    size,
+                    range.clone(),
+                    &flow,
+                    &sink,
+                )
+                .await;
                 assert_eq!(flow.delivered(), range.end, "{fetched:?}");
             }
         })
@@ -372,8 +380,15 @@ pub fn run_requesters() {
                     let draining = async { while batches.recv().await.is_some() {} };
                     let fetching = async {
                         let flow = flow(&range);
-                        let fetched =
-                            fetch(&connection, hash, SIZE, range.clone(), &flow, &sink).await;
+                        let fetched = fetch(
+                            connection.clone().into(),
+                            hash,
+                            SIZE,
+                            range.clone(),
+                            &flow,
+                            &sink,
+                        )
+                        .await;
                         drop(sink);
                         assert_eq!(flow.delivered(), range.end, "{fetched:?}");
                     };

@@ -64,6 +64,7 @@ pub(super) fn resolve(
         upload_limit: values.optional(&setting::UPLOAD_LIMIT, value::rate)?,
         upload_limit_per_peer: values.optional(&setting::UPLOAD_LIMIT_PER_PEER, value::rate)?,
         blob_quota: values.one(&setting::BLOB_QUOTA, value::quota)?,
+        wire_compression: values.one(&setting::WIRE_COMPRESSION, value::wire_compression)?,
         scan_interval: values.one(&setting::SCAN_INTERVAL, value::duration)?.into(),
         state_dir,
     };

@@ -189,8 +189,8 @@ settings! {
         value_name: "SIZE|none", heading: LIMITS,
         help: "Disk space for downloads that are not in Nix's store (yet); what was shared does not count" }
     WIRE_COMPRESSION { flag: "wire-compression", key: "wire_compression", default: "auto", value_name: "auto|off|1..19",
-        heading: LIMITS, help: "Compression between peers",
-        availability: not_yet("compression between peers", &["auto"]) }
+        heading: LIMITS,
+        help: "Compression between peers: `auto`: where the link is slow; a level of zstd: always, at that level" }
     STORE { flag: "store", key: "store", default: "auto", value_name: "auto|daemon|local|local?root=DIR|unix://PATH", heading: PLACES,
         help: "Which Nix store, and how it is read; `auto`: its database, or Nix's daemon where that can't be read; a store under DIR keeps its logical /nix/store" }
     STATE_DIR { flag: "state-dir", key: "state_dir", value_name: "DIR", heading: PLACES,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use iroh::RelayUrl;
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
-use super::{Relay, UNLIMITED};
+use super::{Relay, UNLIMITED, WireCompression};
 
 /// Whether `text` is one of the words that switch a feature off.
 pub fn is_off(text: &str) -> bool {
@@ -78,6 +78,20 @@ pub fn rate(text: &str) -> Result<u64, String> {
         Err("a rate of 0 would send nothing: write `none` for no limit".to_owned())
     } else {
         Ok(rate)
+    }
+}
+
+/// Compression between peers: `auto`, `off` or a level.
+pub fn wire_compression(text: &str) -> Result<WireCompression, String> {
+    match text {
+        "auto" => Ok(WireCompression::Auto),
+        off if is_off(off) => Ok(WireCompression::Off),
+        level => match level.parse() {
+            Ok(level @ 1..=19) => Ok(WireCompression::Level(level)),
+            _ => Err(format!(
+                "`{text}` is neither auto nor off nor a level from 1 to 19"
+            )),
+        },
     }
 }
 

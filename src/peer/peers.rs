@@ -19,18 +19,24 @@ use iroh::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span};
 
 use super::{
+    blobs::{BlobConnection, Frames},
     lookup::{Claim, Mode},
     lookup_client::{self, Wanted},
     score::{Fault, Score},
+    wire::{
+        self,
+        choice::{self, Record, Wire},
+        decoder,
+    },
 };
-use crate::{limits, metrics::Metrics};
+use crate::{config::WireCompression, limits, metrics::Metrics};
 
 /// Connections kept to one provider: two carry range streams better than one on a fast path.
 const BLOB_CONNECTIONS: usize = 2;
@@ -54,11 +60,16 @@ pub struct Peer {
     pub(super) queue: mpsc::Sender<Wanted>,
     silent: AtomicBool,
     score: Mutex<Score>,
-    blobs: [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS],
+    blobs: Kept,
+    framed: Kept,
+    wire: Arc<Mutex<Record>>,
     retry: Notify,
     /// Blob requests that this machine may have under way with it.
     pub(crate) streams: Semaphore,
 }
+
+/// Connections on one ALPN that are made when they are needed.
+type Kept = [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS];
 
 /// All known peers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,6 +80,8 @@ struct Inner {
     endpoint: Endpoint,
     known: MemoryLookup,
     connect_timeout: Duration,
+    wire_compression: WireCompression,
+    decoders: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     peers: Mutex<HashMap<EndpointId, Arc<Peer>>>,
     stop: CancellationToken,
@@ -81,12 +94,15 @@ impl Peers {
         endpoint: Endpoint,
         known: MemoryLookup,
         connect_timeout: Duration,
+        wire_compression: WireCompression,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Arc::new(Inner {
             endpoint,
             known,
             connect_timeout: connect_timeout.min(limits::CONNECT_TIMEOUT),
+            wire_compression,
+            decoders: Arc::new(Semaphore::new(limits::WIRE_DECODER_MEMORY / 1024)),
             metrics,
             peers: Mutex::default(),
             stop: CancellationToken::new(),
@@ -116,6 +132,8 @@ impl Peers {
             silent: AtomicBool::new(false),
             score: Mutex::default(),
             blobs: Default::default(),
+            framed: Default::default(),
+            wire: Arc::default(),
             retry: Notify::new(),
             streams: Semaphore::new(limits::STREAMS_PER_PEER),
         });
@@ -181,13 +199,75 @@ impl Peers {
     /// # Errors
     /// The fault that kept it from being made.
     pub async fn blob_connection(&self, peer: &Peer, index: usize) -> Result<Connection, Fault> {
-        let mut slot = peer.blobs[index % BLOB_CONNECTIONS].lock().await;
+        self.kept(peer, &peer.blobs, index, iroh_blobs::ALPN).await
+    }
+
+    /// A connection to `peer` for one request of `bytes` bytes, over the wire that suits the link.
+    ///
+    /// # Errors
+    /// The fault that kept it from being made.
+    pub async fn blob_wire(
+        &self,
+        peer: &Peer,
+        index: usize,
+        bytes: u64,
+    ) -> Result<BlobConnection, Fault> {
+        let wire = choice::choose(self.0.wire_compression, &lock(&peer.wire), Instant::now());
+        // What a request covers is rounded to chunks at both ends.
+        let window_log = wire::window_log(bytes.saturating_add(2048));
+        let memory = match wire {
+            Wire::Raw => None,
+            Wire::Framed => self.decoder_memory(window_log),
+        };
+        if let Some(memory) = memory {
+            match self.kept(peer, &peer.framed, index, wire::ALPN).await {
+                Ok(connection) => {
+                    let frames = Frames { window_log, memory };
+                    return Ok(self.blobs_over(connection, Some(frames), peer));
+                }
+                Err(Fault::Disconnected) => {
+                    // It may not speak it: then it answers on iroh-blobs' own.
+                    let connection = self.blob_connection(peer, index).await?;
+                    debug!(peer = %peer.id.fmt_short(), "no compressed wire");
+                    lock(&peer.wire).refused(Instant::now());
+                    return Ok(self.blobs_over(connection, None, peer));
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        let connection = self.blob_connection(peer, index).await?;
+        Ok(self.blobs_over(connection, None, peer))
+    }
+
+    fn blobs_over(
+        &self,
+        connection: Connection,
+        frames: Option<Frames>,
+        peer: &Peer,
+    ) -> BlobConnection {
+        let (record, metrics) = (peer.wire.clone(), self.0.metrics.clone());
+        BlobConnection::new(connection, frames, record, metrics)
+    }
+
+    fn decoder_memory(&self, window_log: u32) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(decoder::memory_of(window_log) / 1024).ok()?;
+        self.0.decoders.clone().try_acquire_many_owned(kib).ok()
+    }
+
+    async fn kept(
+        &self,
+        peer: &Peer,
+        kept: &Kept,
+        index: usize,
+        alpn: &[u8],
+    ) -> Result<Connection, Fault> {
+        let mut slot = kept[index % BLOB_CONNECTIONS].lock().await;
         if let Some(connection) = slot.as_ref()
             && connection.close_reason().is_none()
         {
             return Ok(connection.clone());
         }
-        let connection = self.connect(peer.id, iroh_blobs::ALPN).await?;
+        let connection = self.connect(peer.id, alpn).await?;
         *slot = Some(connection.clone());
         Ok(connection)
     }

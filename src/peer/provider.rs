@@ -1,4 +1,5 @@
-//! Serves blobs on iroh-blobs' own protocol, to any client that speaks it.
+//! Serves blobs on iroh-blobs' own protocol, to any client that speaks it, and in frames that may
+//! be compressed on the ALPN of [`wire`].
 //!
 //! Only what the sharing policy offers is served, whoever knows its hash: the policy is asked
 //! before a byte is read. Every chunk group is checked against its outboard before it leaves, so
@@ -24,9 +25,13 @@ use tokio::{
 };
 use tracing::{Instrument, debug, debug_span};
 
-use crate::{limits, metrics::Metrics, offer::OfferPolicy, peer::rate::UploadLimits};
+use super::{
+    rate::UploadLimits,
+    wire::{self, Compression, pace::Link, writer::Piece},
+};
+use crate::{limits, metrics::Metrics, offer::OfferPolicy};
 
-/// The handler of iroh-blobs' ALPN.
+/// The handler of iroh-blobs' ALPN and of the framed one.
 #[derive(Clone)]
 pub struct Provider(Arc<Inner>);
 
@@ -34,6 +39,7 @@ struct Inner {
     store: Store,
     offer: Arc<OfferPolicy>,
     limits: Arc<UploadLimits>,
+    compression: Compression,
     metrics: Arc<Metrics>,
     sent: Box<dyn Fn(iroh::EndpointId, u64) + Send + Sync>,
     connections: Arc<Semaphore>,
@@ -80,6 +86,7 @@ impl Provider {
         store: Store,
         offer: Arc<OfferPolicy>,
         limits: Arc<UploadLimits>,
+        compression: Compression,
         metrics: Arc<Metrics>,
         sent: impl Fn(iroh::EndpointId, u64) + Send + Sync + 'static,
     ) -> Self {
@@ -87,6 +94,7 @@ impl Provider {
             store,
             offer,
             limits,
+            compression,
             metrics,
             sent: Box::new(sent),
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
@@ -152,6 +160,8 @@ impl Provider {
                         .await?;
                 }
             }
+            // What is observed is small: it is asked for on iroh-blobs' own ALPN.
+            Request::Observe(_) if is_framed(connection) => return Err(ServeError::Refused),
             Request::Observe(observe) => {
                 // It lasts, and costs next to nothing: requests for bytes do not wait for it.
                 drop(slot);
@@ -197,27 +207,62 @@ impl Provider {
         let _kept = self.0.store.keep_while_read(&nar);
         let peer = connection.remote_id();
         let public = is_public(connection);
-        write(send, Bytes::copy_from_slice(&blob.size().to_le_bytes())).await?;
-
-        let (pieces, mut encoded) = mpsc::channel::<Bytes>(2);
+        let size = blob.size().to_le_bytes();
+        let (pieces, mut encoded) = mpsc::channel::<Piece>(2);
         let piece = self.0.limits.piece(public);
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut out = PieceWriter::new(pieces, piece);
-            blob.encode(&ranges, &mut out)
-                .map_err(|error| ServeError::Read(error.to_string()))?;
-            out.flush_piece().map_err(|_| ServeError::Gone)
-        });
-        while let Some(piece) = encoded.recv().await {
-            let size = piece.len() as u64;
-            self.0.limits.wait(peer, public, size).await;
-            write(send, piece).await?;
-            self.0.metrics.bytes_sent.inc_by(size);
-            (self.0.sent)(peer, size);
+        let read = move |ranges: &ChunkRanges, out: &mut dyn io::Write| {
+            blob.encode(ranges, out)
+                .map_err(|error| ServeError::Read(error.to_string()))
+        };
+        let reading = if is_framed(connection) {
+            let link = Link {
+                rtt: rtt(connection),
+                limit: self.0.limits.slowest(public),
+            };
+            let bytes = bytes_in(&ranges, nar.info.nar_size);
+            let compression = &self.0.compression;
+            let mut out = compression.writer(peer, link, bytes, pieces);
+            tokio::task::spawn_blocking(move || {
+                io::Write::write_all(&mut out, &size).map_err(|_| ServeError::Gone)?;
+                read(&ranges, &mut out)?;
+                out.finish().map_err(|_| ServeError::Gone)
+            })
+        } else {
+            write(send, Bytes::copy_from_slice(&size)).await?;
+            tokio::task::spawn_blocking(move || {
+                let mut out = PieceWriter::new(pieces, piece);
+                read(&ranges, &mut out)?;
+                out.flush_piece().map_err(|_| ServeError::Gone)
+            })
+        };
+        while let Some(Piece { bytes, nar_bytes }) = encoded.recv().await {
+            self.send_piece(peer, public, send, bytes, piece).await?;
+            self.0.metrics.bytes_sent.inc_by(nar_bytes);
+            (self.0.sent)(peer, nar_bytes);
         }
         reading
             .await
             .map_err(|error| ServeError::Read(error.to_string()))??;
         self.0.metrics.nars_served.inc();
+        Ok(())
+    }
+
+    /// Sends bytes as they are to be on the wire, which is what upload limits count.
+    async fn send_piece(
+        &self,
+        peer: iroh::EndpointId,
+        public: bool,
+        send: &mut SendStream,
+        mut bytes: Bytes,
+        most: usize,
+    ) -> Result<(), ServeError> {
+        while !bytes.is_empty() {
+            let now = bytes.split_to(bytes.len().min(most));
+            let size = now.len() as u64;
+            self.0.limits.wait(peer, public, size).await;
+            write(send, now).await?;
+            self.0.metrics.wire_bytes_sent.inc_by(size);
+        }
         Ok(())
     }
 
@@ -313,6 +358,26 @@ fn single_blob(ranges: &ChunkRangesSeq) -> Result<ChunkRanges, ServeError> {
     }
 }
 
+/// Bytes of a blob of `size` bytes that `ranges` cover.
+fn bytes_in(ranges: &ChunkRanges, size: u64) -> u64 {
+    let bounds = ranges.boundaries().iter();
+    let bounds: Vec<u64> = bounds.map(|chunk| chunk.to_bytes().min(size)).collect();
+    bounds
+        .chunks(2)
+        .map(|pair| pair.get(1).copied().unwrap_or(size) - pair[0])
+        .sum()
+}
+
+fn is_framed(connection: &Connection) -> bool {
+    connection.alpn() == wire::ALPN
+}
+
+fn rtt(connection: &Connection) -> Option<std::time::Duration> {
+    let paths = connection.paths();
+    let selected = paths.iter().find(|path| path.is_selected());
+    selected.map(|path| path.rtt())
+}
+
 async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), ServeError> {
     timeout(limits::BLOB_WRITE_TIMEOUT, send.write_chunk(bytes))
         .await
@@ -341,13 +406,13 @@ fn is_private(ip: std::net::IpAddr) -> bool {
 
 /// Collects what the encoder writes into pieces and hands them to the stream's task.
 struct PieceWriter {
-    pieces: mpsc::Sender<Bytes>,
+    pieces: mpsc::Sender<Piece>,
     piece: usize,
     buffer: BytesMut,
 }
 
 impl PieceWriter {
-    fn new(pieces: mpsc::Sender<Bytes>, piece: usize) -> Self {
+    fn new(pieces: mpsc::Sender<Piece>, piece: usize) -> Self {
         Self {
             pieces,
             piece,
@@ -360,8 +425,12 @@ impl PieceWriter {
             return Ok(());
         }
         let full = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(self.piece));
+        let piece = Piece {
+            nar_bytes: full.len() as u64,
+            bytes: full.freeze(),
+        };
         self.pieces
-            .blocking_send(full.freeze())
+            .blocking_send(piece)
             .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -401,6 +470,16 @@ mod tests {
         for public in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "172.32.0.1"] {
             assert!(!is_private(public.parse().unwrap()), "{public}");
         }
+    }
+
+    #[test]
+    fn the_bytes_of_ranges_are_counted_within_the_blob() {
+        use bao_tree::ChunkNum;
+        assert_eq!(bytes_in(&ChunkRanges::all(), 5000), 5000);
+        assert_eq!(bytes_in(&ChunkRanges::empty(), 5000), 0);
+        let some = ChunkRanges::from(ChunkNum(1)..ChunkNum(3)) | ChunkRanges::from(ChunkNum(4)..);
+        assert_eq!(bytes_in(&some, 5000), 2048 + 904);
+        assert_eq!(bytes_in(&ChunkRanges::from(ChunkNum(9)..), 5000), 0);
     }
 
     #[test]

@@ -76,16 +76,20 @@ impl UploadLimits {
         }
     }
 
-    /// The largest piece to send at once, in bytes, so that no piece is a burst of its own.
-    pub fn piece(&self, public: bool) -> usize {
+    /// The lowest of the limits that hold for a peer, in bytes a second.
+    pub fn slowest(&self, public: bool) -> Option<u64> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let rates = [
             state.all.as_ref().map(|b| b.rate),
             self.per_peer,
             state.public.as_ref().filter(|_| public).map(|b| b.rate),
         ];
-        let slowest = rates.into_iter().flatten().min();
-        slowest.map_or(limits::BLOB_PIECE, |rate| {
+        rates.into_iter().flatten().min()
+    }
+
+    /// The largest piece to send at once, in bytes, so that no piece is a burst of its own.
+    pub fn piece(&self, public: bool) -> usize {
+        self.slowest(public).map_or(limits::BLOB_PIECE, |rate| {
             usize::try_from(rate / 20)
                 .unwrap_or(usize::MAX)
                 .clamp(1024, limits::BLOB_PIECE)

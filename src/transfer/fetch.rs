@@ -15,14 +15,17 @@ use bao_tree::{
     },
 };
 use bytes::{Bytes, BytesMut};
-use iroh::endpoint::{Connection, ReadError, RecvStream};
-use iroh_blobs::protocol::{ChunkRangesExt, ChunkRangesSeq, ERR_LIMIT, GetRequest, Request};
+use iroh::endpoint::ReadError;
+use iroh_blobs::protocol::{ChunkRangesExt, ChunkRangesSeq, ERR_LIMIT, GetRequest};
 use iroh_io::AsyncStreamReader;
 use peerix_store::BlobHash;
-use tokio::{io::AsyncReadExt, sync::mpsc};
+use tokio::sync::mpsc;
 
 use super::flow::Flow;
-use crate::peer::score::Fault;
+use crate::peer::{
+    blobs::{BlobConnection, Incoming},
+    score::Fault,
+};
 
 /// 16 KiB chunk groups, as iroh-blobs has them.
 const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
@@ -52,7 +55,7 @@ pub struct Batch {
 /// # Errors
 /// What the provider did, where not all of the range was delivered.
 pub async fn fetch(
-    connection: &Connection,
+    connection: BlobConnection,
     blob_hash: BlobHash,
     size: u64,
     range: Range<u64>,
@@ -61,7 +64,7 @@ pub async fn fetch(
 ) -> Result<(), Fault> {
     let ranges = ChunkRanges::bytes(range);
     let request = GetRequest::new(blob_hash, ChunkRangesSeq::from_ranges([ranges.clone()]));
-    let recv = send_request(connection, request).await?;
+    let recv = connection.get(request).await?;
     let mut reader = Reader {
         recv,
         buffer: BytesMut::new(),
@@ -73,19 +76,6 @@ pub async fn fetch(
     }
     let tree = BaoTree::new(size, BLOCK_SIZE);
     decode(reader, blob_hash, tree, ranges, flow, sink).await
-}
-
-async fn send_request(connection: &Connection, request: GetRequest) -> Result<RecvStream, Fault> {
-    let (mut send, recv) = connection
-        .open_bi()
-        .await
-        .map_err(|_| Fault::Disconnected)?;
-    let bytes = postcard::to_stdvec(&Request::Get(request)).map_err(|_| Fault::Refused)?;
-    send.write_all(&bytes)
-        .await
-        .map_err(|_| Fault::Disconnected)?;
-    send.finish().map_err(|_| Fault::Disconnected)?;
-    Ok(recv)
 }
 
 async fn decode(
@@ -157,7 +147,7 @@ async fn flush(batch: &mut Batch, flow: &Flow, sink: &mpsc::Sender<Batch>) -> bo
 
 /// Buffers a stream, so that a chunk group is one slice of what arrived.
 struct Reader {
-    recv: RecvStream,
+    recv: Incoming,
     buffer: BytesMut,
     flow: Arc<Flow>,
 }
@@ -170,11 +160,12 @@ impl Reader {
             if self.buffer.capacity() < wanted {
                 self.buffer.reserve(Self::BUFFER);
             }
-            let read = self.recv.read_buf(&mut self.buffer);
+            let more = self.recv.read_buf(&mut self.buffer);
+            // A part of a frame that came is a sign of life too.
             self.flow.waits();
-            let read = read.await?;
+            let more = more.await?;
             self.flow.waits_no_more();
-            if read == 0 {
+            if !more {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -216,6 +207,9 @@ fn decode_fault(error: &DecodeError) -> Fault {
 fn read_fault(error: &io::Error) -> Fault {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return Fault::Absent;
+    }
+    if error.kind() == io::ErrorKind::InvalidData {
+        return Fault::BadData;
     }
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<ReadError>());
     match inner {

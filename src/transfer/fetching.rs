@@ -248,8 +248,9 @@ impl Fetching<'_> {
                 };
                 flow.waits();
                 let index = usize::try_from(request).unwrap_or(0);
-                let connection = peers.blob_connection(&peer, index).await?;
-                fetch::fetch(&connection, hash, size, range.clone(), &flow, &batches).await
+                let bytes = range.end - range.start;
+                let connection = peers.blob_wire(&peer, index, bytes).await?;
+                fetch::fetch(connection, hash, size, range.clone(), &flow, &batches).await
             };
             let fault = tokio::select! {
                 biased;

@@ -26,7 +26,10 @@ use iroh_blobs::{
 };
 use peerix::{
     limits,
-    peer::lookup::{self, Answer, Request, SignedFields},
+    peer::{
+        lookup::{self, Answer, Request, SignedFields},
+        wire,
+    },
 };
 use peerix_store::{BlobHash, nix::StorePathHash};
 
@@ -85,15 +88,20 @@ pub struct Liar {
 impl Liar {
     /// Starts it on a free loopback port.
     pub fn start() -> Liar {
-        Liar::start_with(true)
+        Liar::start_with(true, None)
+    }
+
+    /// Starts one that speaks the compressed wire too and sends just these bytes on it.
+    pub fn start_framing(frames: Vec<u8>) -> Liar {
+        Liar::start_with(true, Some(frames))
     }
 
     /// Starts one that takes lookups and never answers them.
     pub fn start_silent() -> Liar {
-        Liar::start_with(false)
+        Liar::start_with(false, None)
     }
 
-    fn start_with(answers: bool) -> Liar {
+    fn start_with(answers: bool, frames: Option<Vec<u8>>) -> Liar {
         let runtime = runtime();
         let behaviour = Arc::new(Behaviour::default());
         let (endpoint, router) = runtime.block_on(async {
@@ -106,9 +114,18 @@ impl Liar {
                         answers,
                     },
                 )
-                .accept(iroh_blobs::ALPN, LyingBlobs(behaviour.clone()))
-                .spawn();
-            (endpoint, router)
+                .accept(iroh_blobs::ALPN, LyingBlobs(behaviour.clone()));
+            let router = match frames {
+                Some(frames) => router.accept(
+                    wire::ALPN,
+                    LyingFrames {
+                        behaviour: behaviour.clone(),
+                        frames,
+                    },
+                ),
+                None => router,
+            };
+            (endpoint, router.spawn())
         });
         Liar {
             behaviour,
@@ -282,6 +299,25 @@ impl LyingBlobs {
                 let _ = send.finish();
             }
         }
+    }
+}
+
+/// Sends the same bytes whatever it is asked for.
+#[derive(Clone, Debug)]
+struct LyingFrames {
+    behaviour: Arc<Behaviour>,
+    frames: Vec<u8>,
+}
+
+impl ProtocolHandler for LyingFrames {
+    async fn accept(&self, connection: Connection) -> Result<(), AcceptError> {
+        while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+            let _ = recv.read_to_end(64 * 1024).await;
+            self.behaviour.blobs.fetch_add(1, Ordering::Relaxed);
+            let _ = send.write_all(&self.frames).await;
+            let _ = send.finish();
+        }
+        Ok(())
     }
 }
 

@@ -27,4 +27,5 @@ mod providers;
 mod service;
 mod substitution;
 mod trust;
+mod wire;
 mod workspace;

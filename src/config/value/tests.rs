@@ -36,6 +36,17 @@ fn rates_are_sizes_a_second_and_none_lifts_them() {
 }
 
 #[test]
+fn wire_compression_is_auto_off_or_a_level() {
+    assert_eq!(wire_compression("auto"), Ok(WireCompression::Auto));
+    assert_eq!(wire_compression("none"), Ok(WireCompression::Off));
+    assert_eq!(wire_compression("1"), Ok(WireCompression::Level(1)));
+    assert_eq!(wire_compression("19"), Ok(WireCompression::Level(19)));
+    for text in ["0", "20", "-1", "fast", "3.5"] {
+        assert!(wire_compression(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn durations_are_seconds_unless_they_say_otherwise() {
     assert_eq!(duration("10"), Ok(Duration::from_secs(10)));
     assert_eq!(duration("10.0"), Ok(Duration::from_secs(10)));

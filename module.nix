@@ -393,7 +393,8 @@ in
       description = "peerix, the substituter's socket";
       wantedBy = [ "sockets.target" ];
       socketConfig = {
-        ListenStream = "${if isLan then "0.0.0.0" else "127.0.0.1"}:${toString httpPort}";
+        # A port alone is every address, of both families: other hosts get `/local/...` there.
+        ListenStream = lib.optionalString (!isLan) "127.0.0.1:" + toString httpPort;
         # As many as Nix opens at once, and some.
         Backlog = 512;
       };

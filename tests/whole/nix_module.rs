@@ -228,6 +228,24 @@ fn the_firewall_opens_what_each_mode_needs() {
 }
 
 #[test]
+fn the_socket_is_the_local_network_s_in_lan_mode_alone() {
+    let Some(nixpkgs) = Nixpkgs::find() else {
+        return;
+    };
+    for (settings, listens) in [
+        ("", "127.0.0.1:12304"),
+        ("settings.server.port = 99;", "127.0.0.1:99"),
+        ("trackerUrl = null;", "12304"),
+        ("lanDiscovery = true;", "12304"),
+    ] {
+        let machine = nixpkgs.machine(&format!("{{ enable = true; {settings} }}"));
+        let socket = machine.unit("peerix.socket");
+        let line = format!("ListenStream={listens}");
+        assert!(socket.lines().any(|has| has == line), "{socket}");
+    }
+}
+
+#[test]
 fn of_nix_only_substituters_and_keys_change() {
     let Some(nixpkgs) = Nixpkgs::find() else {
         return;

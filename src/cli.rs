@@ -14,6 +14,7 @@ mod daemon;
 mod failure;
 mod flags;
 mod get;
+mod key;
 mod logging;
 mod output;
 mod progress;
@@ -89,6 +90,8 @@ enum Command {
     Forget(store::ForgetArgs),
     /// Look into the daemon's own store
     Store(store::StoreArgs),
+    /// Make, show and replace the keys of this machine, or of one that is yet to be
+    Key(key::KeyArgs),
     /// Check the configuration, and print each value with its origin
     CheckConfig(check_config::CheckConfigArgs),
     /// Print completions for a shell
@@ -106,8 +109,6 @@ enum Command {
     Why(NotYet),
     #[command(hide = true)]
     Pause(NotYet),
-    #[command(hide = true)]
-    Key(NotYet),
     #[command(hide = true)]
     Doctor(NotYet),
 }
@@ -191,6 +192,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Daemon(args) => daemon::run(args),
         Command::CheckConfig(args) => check_config::run(args),
+        Command::Key(args) => key::run(args),
         Command::Completions { shell } => completions(shell),
         Command::Share(args) => with_client(&args.daemon, share::share(&args)),
         Command::Unshare(args) => with_client(&args.daemon, share::unshare(&args)),
@@ -210,7 +212,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Top(_) => not_yet("top"),
         Command::Why(_) => not_yet("why"),
         Command::Pause(_) => not_yet("pause"),
-        Command::Key(_) => not_yet("key"),
         Command::Doctor(_) => not_yet("doctor"),
     }
 }

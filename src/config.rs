@@ -15,8 +15,10 @@ use std::{
     time::Duration,
 };
 
-use iroh::{EndpointAddr, RelayUrl};
+use iroh::{EndpointAddr, EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
+
+use crate::offer::{Announce, Filter, rules::Patterns};
 
 pub mod error;
 pub mod file;
@@ -98,8 +100,23 @@ pub struct Config {
     pub relay: Relay,
     /// Where iroh's socket binds; `None` is port 12306, or any free one where that is taken.
     pub iroh_bind: Option<SocketAddr>,
-    /// Offer every path of the store, whoever signed it.
-    pub no_filter: bool,
+    /// The key with which all that is offered is signed.
+    pub private_key: Option<PathBuf>,
+    /// What is offered without being shared by hand.
+    pub filter: Filter,
+    /// Names that are not offered unless they are shared by hand.
+    pub excluded: Patterns,
+    /// How many paths are looked up upstream at once.
+    pub filter_concurrency: usize,
+    /// What is announced of what is offered; all of it where nothing is said, but to a tracker that
+    /// knows nothing of signatures only what is said.
+    pub announce: Option<Announce>,
+    /// The only endpoints to speak with; empty for all.
+    pub allow_peers: Vec<EndpointId>,
+    /// Endpoints never to speak with.
+    pub deny_peers: Vec<EndpointId>,
+    /// Be another endpoint at each start.
+    pub ephemeral_identity: bool,
     /// Don't ask for signatures of what peers send.
     pub no_verify: bool,
     /// Accept `http://` for trackers and upstream caches.
@@ -109,6 +126,8 @@ pub struct Config {
     pub upload_limit: Option<u64>,
     /// Upload limit for each peer in bytes a second; as `upload_limit`.
     pub upload_limit_per_peer: Option<u64>,
+    /// Bytes of NARs that peers may have hashed in a day.
+    pub hash_per_day: u64,
     /// Disk space in bytes for downloads that are not in Nix's store.
     pub blob_quota: u64,
     /// Compression between peers.

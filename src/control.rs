@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use iroh::EndpointAddr;
-use peerix_store::nix::StorePath;
+use peerix_store::nix::{StorePath, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use crate::share::ShareToken;
 
 pub mod client;
 pub mod credentials;
@@ -34,17 +36,27 @@ pub trait Operations: Send + Sync + 'static {
     fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>>;
     /// This endpoint's own ticket, without paths.
     fn ticket(&self) -> BoxFuture<'_, String>;
-    /// Shares `paths` with their closures. `yes`: also what no public cache signed.
+    /// Shares `paths` with their closures.
     fn share(
         &self,
         paths: Vec<StorePath>,
-        yes: bool,
+        how: ShareHow,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<Shared, OperationError>>;
     /// Takes `paths` back.
     fn unshare(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<(), OperationError>>;
-    /// Makes a peer known, for as long as the daemon runs.
-    fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>>;
+    /// Makes a peer known, and shows it the token of what it shares in private, for as long as the daemon runs.
+    fn add_peer(
+        &self,
+        addr: EndpointAddr,
+        token: Option<ShareToken>,
+    ) -> BoxFuture<'_, Result<(), OperationError>>;
+    /// Trusts a key besides, until the future is dropped.
+    fn trust(
+        &self,
+        key: TrustedPublicKey,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), OperationError>>;
     /// Looks through the whole store.
     fn scan(
         &self,
@@ -102,6 +114,17 @@ pub enum Progress {
         /// Paths seen so far.
         paths: u64,
     },
+    /// The key is trusted from now on.
+    Trusted,
+}
+
+/// How something is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareHow {
+    /// Also what no public cache has, and make a key for what nobody has signed.
+    pub yes: bool,
+    /// Only with those who have the ticket.
+    pub private: bool,
 }
 
 /// What reading everything again found.
@@ -135,6 +158,9 @@ pub struct SharedPath {
     pub shared_at: u64,
     /// Paths in its closure, itself included.
     pub closure_paths: u64,
+    /// Whether only those who have the ticket are given it.
+    #[serde(default)]
+    pub private: bool,
 }
 
 /// The outcome of sharing.
@@ -166,14 +192,18 @@ pub struct ScanSummary {
 pub enum OperationError {
     /// Sharing these needs somebody's word.
     #[error(
-        "{}: share {} with --yes if whoever has the ticket may read {}",
+        "{}: share {} with --yes if whoever has the ticket may read {}{}",
         unsigned(paths),
         it_or_them(paths),
-        it_or_them(paths)
+        it_or_them(paths),
+        if *makes_key { "; a key of this machine is made to sign what nobody has signed" } else { "" }
     )]
     Unconfirmed {
         /// The absolute store paths in question.
         paths: Vec<String>,
+        /// Whether a key would be made for what nobody has signed.
+        #[serde(default)]
+        makes_key: bool,
     },
     /// The request makes no sense, or not here.
     #[error("{message}")]
@@ -219,7 +249,14 @@ pub struct DaemonInfo {
 #[derive(Debug, Serialize, Deserialize)]
 struct ShareRequest {
     paths: Vec<String>,
-    yes: bool,
+    #[serde(flatten)]
+    how: ShareHow,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TrustRequest {
+    /// `NAME:BASE64`.
+    key: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,12 +1,15 @@
 //! The daemon: one owner for every task, started in order and stopped in reverse.
 
 mod node;
+mod sharing;
+
+pub(crate) use sharing::default_key_name;
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use iroh::{address_lookup::MemoryLookup, protocol::Router};
-use peerix_store::Store;
+use peerix_store::{Store, nix::StorePathHash};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -18,9 +21,11 @@ use crate::{
     limits,
     lookup::Lookup,
     metrics::Metrics,
-    offer::OfferPolicy,
+    offer::{Announce, Filter, OfferPolicy, OfferRules},
     peer::{
         self,
+        admission::Admission,
+        budget::Budgets,
         lookup_server::LookupServer,
         older::{
             Older,
@@ -34,6 +39,7 @@ use crate::{
     },
     service::Service,
     share,
+    signing::{Signing, SigningKey},
     state_dir::StateDir,
     transfer::{Transfers, whole::WholeNarSources},
     trust::Trust,
@@ -58,8 +64,12 @@ pub async fn run(
         None => listen(config.http_port).await?,
     };
     let http_address = listener.local_addr()?;
-    let state_dir = StateDir::open(&config.state_dir)?;
-    let secret_key = state_dir.secret_key()?;
+    let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
+    let signing = signing(&config, &state_dir)?;
+    let secret_key = match config.ephemeral_identity {
+        true => iroh::SecretKey::generate(),
+        false => state_dir.secret_key()?,
+    };
     let socket = ControlSocket::bind(&config.control_socket)?;
     let mut store_config = peerix_store::Config::new(&config.state_dir, config.store.clone());
     store_config.blob_quota = config.blob_quota;
@@ -76,12 +86,27 @@ pub async fn run(
 
     let metrics = Arc::new(Metrics::new());
     let known = MemoryLookup::new();
-    let endpoint =
-        peer::endpoint::bind(secret_key, &config.relay, config.iroh_bind, known.clone()).await?;
-    let offer = Arc::new(OfferPolicy::new(
-        config.public_cache_keys.clone(),
-        config.no_filter,
-    ));
+    let admission = Admission::new(&config.allow_peers, &config.deny_peers);
+    let endpoint = peer::endpoint::bind(
+        secret_key,
+        &config.relay,
+        config.iroh_bind,
+        known.clone(),
+        admission,
+    )
+    .await?;
+    let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
+    let trust = trusting();
+    let offer = Arc::new(OfferPolicy::new(OfferRules {
+        filter: config.filter,
+        excluded: config.excluded.clone(),
+        public_cache_keys: config.public_cache_keys.clone(),
+        // Not what is trusted for the time of a command.
+        trust: trusting(),
+        signing,
+        announce: config.announce.unwrap_or(Announce::All),
+    }));
+    hide_private_shares(&state_dir, &store, &offer).await?;
     let peers = Peers::new(
         endpoint.clone(),
         known,
@@ -94,7 +119,8 @@ pub async fn run(
     let lookup = Lookup::new(
         store.clone(),
         peers.clone(),
-        Trust::new(config.trusted_public_keys.clone(), config.no_verify),
+        trust.clone(),
+        offer.clone(),
         metrics.clone(),
         !config.upstream_caches.is_empty(),
         sources.clone(),
@@ -120,8 +146,11 @@ pub async fn run(
         lookup,
         transfers: transfers.clone(),
         offer,
+        trust,
+        state_dir: state_dir.clone(),
         metrics: metrics.clone(),
         roots: share::gc_roots(&store, config.state_dir.clone(), config.store_uri.clone()),
+        no_verify: config.no_verify,
     }));
     let tasks = TaskTracker::new();
     let state = HttpState::new(node.clone(), metrics, node.clone(), config.priority);
@@ -146,6 +175,9 @@ pub async fn run(
 
     state_dir.publish_http_address(http_address)?;
     announce_ready(http_address, &node);
+    if state_dir.is_new() {
+        announce_first_start(&config);
+    }
     service.ready();
     service
         .keep_alive(|| StatusSource::health(&*node).0, &stop)
@@ -160,6 +192,28 @@ pub async fn run(
     let _ = timeout(limits::CLOSE_TIMEOUT, router.shutdown()).await;
     store.shutdown().await;
     state_dir.withdraw_http_address()?;
+    Ok(())
+}
+
+/// The keys to sign with, each read once.
+fn signing(config: &Config, state_dir: &StateDir) -> anyhow::Result<Signing> {
+    let configured = config.private_key.as_deref().map(SigningKey::load);
+    Ok(Signing::new(configured.transpose()?, state_dir.host_key()?))
+}
+
+/// Tells the policy which shares need a token, before anybody asks for one.
+async fn hide_private_shares(
+    state_dir: &StateDir,
+    store: &Store,
+    offer: &OfferPolicy,
+) -> anyhow::Result<()> {
+    let tokens = share::read_tokens(state_dir)?;
+    for share in store.shares().await? {
+        let root = StorePathHash::from(&share.store_path);
+        if let Some(token) = tokens.get(&root) {
+            offer.hide_share(root, *token, share.closure);
+        }
+    }
     Ok(())
 }
 
@@ -196,6 +250,7 @@ fn router(
         config.upload_limit,
         config.upload_limit_per_peer,
     ));
+    let budgets = Budgets::new(config.hash_per_day);
     let counting = peers.clone();
     let sent = move |id, bytes| counting.sent(id, bytes);
     let provider = Provider::new(
@@ -204,9 +259,10 @@ fn router(
         upload.clone(),
         Compression::new(config.wire_compression),
         metrics.clone(),
+        budgets.clone(),
         sent.clone(),
     );
-    let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone());
+    let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone(), budgets);
     let older = Older::new(store.clone(), offer.clone(), upload, metrics.clone(), sent);
     let mut router = Router::builder(endpoint.clone());
     if config.wire_compression != WireCompression::Off {
@@ -232,5 +288,30 @@ fn announce_ready(http_address: std::net::SocketAddr, node: &Node) {
     eprintln!(
         "peerix: ready at http://{http_address}, endpoint {}",
         node.endpoint_id()
+    );
+}
+
+/// Says at the first start what others get to know.
+#[expect(
+    clippy::print_stderr,
+    reason = "what a person should know from the start"
+)]
+fn announce_first_start(config: &Config) {
+    let offered = match config.filter {
+        Filter::PublicCaches => "what a public cache has",
+        Filter::Vouched => "what is signed or verified, but for names that sound private",
+        Filter::Everything => "EVERY path of the store",
+    };
+    let announced = match config.announce.unwrap_or(Announce::All) {
+        Announce::All => "all of it",
+        Announce::Shared => "what you share",
+        Announce::None => "nothing",
+    };
+    let trackers = match config.trackers.as_slice() {
+        [] => "no tracker".to_owned(),
+        trackers => trackers.join(", "),
+    };
+    eprintln!(
+        "peerix: offered to peers that ask: {offered}, and what you share by hand; announced: {announced}, to the peers of this machine and {trackers} (--filter-mode, --announce, --tracker)"
     );
 }

@@ -18,6 +18,7 @@ pub mod offer;
 pub mod peer;
 pub mod service;
 pub mod share;
+pub mod signing;
 pub mod state_dir;
 pub mod substituter;
 pub mod ticket;

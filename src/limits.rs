@@ -298,3 +298,30 @@ pub const WIRE_IDLE_FOR: Duration = Duration::from_secs(60);
 
 /// How long a peer without the framed wire is asked raw: until it may run another version.
 pub const WIRE_REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// Blob requests of one peer that are served at once: what a few transfers have under way. One
+/// that never reads can't keep the others waiting for the threads of all.
+pub const BLOB_REQUESTS_PER_PEER: usize = 32;
+
+/// Connections of one peer: one of ours keeps a handful, and after a change of networks the old
+/// ones linger for half a minute.
+pub const CONNECTIONS_PER_PEER: usize = 16;
+
+/// Tokens of private shares that one request shows.
+pub const LOOKUP_MAX_TOKENS: usize = 8;
+
+/// Paths a second that one peer may ask for: a Nix that asks for a whole system asks for a few
+/// thousand, once, and twice that costs a tenth of a core.
+pub const LOOKUPS_PER_SECOND: u32 = 4000;
+
+/// What a request counts beside its paths: a stream of its own costs as much as so many of them.
+pub const LOOKUP_REQUEST_COST: u32 = 16;
+
+/// Paths that one peer may ask for at once, after a while of quiet.
+pub const LOOKUP_BURST: u32 = 8192;
+
+/// Peers whose use of budgets is remembered before those are forgotten that used nothing lately.
+pub const PEERS_ACCOUNTED: usize = 4096;
+
+/// One peer may use this fraction of the hashing that all may ask for in a day.
+pub const HASHING_SHARES: u64 = 4;

@@ -22,6 +22,7 @@ use tracing::debug;
 use crate::{
     limits,
     metrics::Metrics,
+    offer::OfferPolicy,
     peer::{
         lookup::{Claim, Mode},
         peers::{Peer, Peers},
@@ -67,6 +68,7 @@ struct Inner {
     store: Store,
     peers: Peers,
     trust: Trust,
+    offer: Arc<OfferPolicy>,
     metrics: Arc<Metrics>,
     references_assumed: bool,
     sources: WholeNarSources,
@@ -82,6 +84,7 @@ impl Lookup {
         store: Store,
         peers: Peers,
         trust: Trust,
+        offer: Arc<OfferPolicy>,
         metrics: Arc<Metrics>,
         references_assumed: bool,
         sources: WholeNarSources,
@@ -91,6 +94,7 @@ impl Lookup {
             store,
             peers,
             trust,
+            offer,
             metrics,
             references_assumed,
             sources,
@@ -103,13 +107,16 @@ impl Lookup {
     /// Bounded by the peers' deadline. Cancel safe.
     pub async fn narinfo(&self, path_hash: StorePathHash) -> Option<PathInfo> {
         match self.0.store.nar(path_hash).await {
-            Ok(Some(nar)) => match self.0.trust.check(&nar.info) {
-                Ok(()) => {
-                    self.0.metrics.cache_hits.inc();
-                    return Some(nar.info);
+            Ok(Some(nar)) => {
+                let info = self.0.offer.told(&self.0.store, &nar);
+                match self.0.trust.check(&info) {
+                    Ok(()) => {
+                        self.0.metrics.cache_hits.inc();
+                        return Some(info);
+                    }
+                    Err(error) => debug!(%error, "our own copy is not told of"),
                 }
-                Err(error) => debug!(%error, "our own copy is not told of"),
-            },
+            }
             Ok(None) => {}
             Err(error) => debug!(%error, "the store could not be asked"),
         }

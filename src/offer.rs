@@ -1,49 +1,190 @@
-//! Which paths of this machine may be served to peers.
+//! Which paths of this machine may be served to peers, and which of them are announced.
+
+mod private;
+pub mod rules;
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use iroh::EndpointId;
 use lru::LruCache;
-use peerix_store::Store;
-use peerix_store::nix::{PathInfo, TrustedPublicKey};
+use peerix_store::nix::{PathInfo, StorePathHash, TrustedPublicKey};
+use peerix_store::{LocalNar, Source, Store};
 
+use self::private::PrivateShares;
+use self::rules::Patterns;
 use crate::narinfo::fingerprint;
-use crate::trust::is_signed_by;
+use crate::share::ShareToken;
+use crate::signing::Signing;
+use crate::trust::{Trust, is_signed_by};
 
 /// Verdicts remembered, about 70 bytes each: a store of 100,000 paths fits, so that going through
 /// all of it again checks no signature twice.
 const REMEMBERED_VERDICTS: NonZeroUsize = NonZeroUsize::new(131_072).unwrap();
 
-/// Decides what is offered: what a public cache signed, and what a person shared by hand.
+/// What is offered without being shared by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// What a public cache has.
+    PublicCaches,
+    /// What somebody vouches for: a key that this machine trusts, its own, a content address or
+    /// the upstream.
+    Vouched,
+    /// Every path of the store, private ones too.
+    Everything,
+}
+
+/// What is told to swarm and tracker of what is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announce {
+    /// All of it.
+    All,
+    /// What a person shared.
+    Shared,
+    /// Nothing.
+    None,
+}
+
+/// What the policy is made from.
+#[derive(Clone, Debug)]
+pub struct OfferRules {
+    /// What is offered without being shared.
+    pub filter: Filter,
+    /// Names that are not offered unless they are shared.
+    pub excluded: Patterns,
+    /// Keys of public caches.
+    pub public_cache_keys: Vec<TrustedPublicKey>,
+    /// Who vouches for paths besides, with [`Filter::Vouched`].
+    pub trust: Trust,
+    /// The keys that this machine signs with; one that signs all vouches for all.
+    pub signing: Signing,
+    /// What is announced.
+    pub announce: Announce,
+}
+
+impl OfferRules {
+    /// Offers, and announces, what these keys signed, and nothing else.
+    #[must_use]
+    pub fn public(public_cache_keys: Vec<TrustedPublicKey>) -> Self {
+        Self {
+            filter: Filter::PublicCaches,
+            excluded: Patterns::default(),
+            public_cache_keys,
+            trust: Trust::new(Vec::new(), false),
+            signing: Signing::default(),
+            announce: Announce::All,
+        }
+    }
+}
+
+/// Decides what is offered: what a public cache has, and what a person shared by hand.
 ///
 /// The question is asked for every request of a peer, so verdicts are remembered. They depend on
 /// what Nix's database says of the path alone; a share is looked up each time, so that an unshared
 /// path is refused from the next request on.
 pub struct OfferPolicy {
-    public_cache_keys: Vec<TrustedPublicKey>,
-    no_filter: bool,
+    rules: OfferRules,
     verdicts: Mutex<LruCache<VerdictKey, bool>>,
+    private: Mutex<PrivateShares>,
 }
 
 /// The start of a hash over all that a verdict depends on.
 type VerdictKey = [u8; 16];
 
 impl OfferPolicy {
-    /// Offers paths signed by one of `public_cache_keys`, or every path with `no_filter`.
+    /// Offers by `rules`.
     #[must_use]
-    pub fn new(public_cache_keys: Vec<TrustedPublicKey>, no_filter: bool) -> Self {
+    pub fn new(rules: OfferRules) -> Self {
         let verdicts = Mutex::new(LruCache::new(REMEMBERED_VERDICTS));
         Self {
-            public_cache_keys,
-            no_filter,
+            rules,
             verdicts,
+            private: Mutex::new(PrivateShares::new()),
         }
     }
 
-    /// Returns whether peers may have this path.
+    /// Returns whether any peer may have this path.
     #[must_use]
     pub fn is_offered(&self, store: &Store, info: &PathInfo) -> bool {
-        self.no_filter || store.is_shared(info.path_hash()) || self.is_public(info)
+        self.rules.filter == Filter::Everything
+            || self.is_shared_openly(store, info.path_hash())
+            || self.is_offered_unasked(info)
+    }
+
+    /// Returns whether this peer may have this path: it is offered, or the peer has shown the token
+    /// of a private share that it is in.
+    #[must_use]
+    pub fn is_offered_to(&self, peer: EndpointId, store: &Store, info: &PathInfo) -> bool {
+        self.is_offered(store, info) || self.private().opens(peer, info.path_hash(), Instant::now())
+    }
+
+    /// Returns whether swarm and tracker may be told that this machine has the path. What was
+    /// shared in private never is.
+    #[must_use]
+    pub fn is_announced(&self, store: &Store, info: &PathInfo) -> bool {
+        match self.rules.announce {
+            Announce::All => self.is_offered(store, info),
+            Announce::Shared => self.is_shared_openly(store, info.path_hash()),
+            Announce::None => false,
+        }
+    }
+
+    /// Returns what is told of a path that this machine holds: its fields, with our signature beside
+    /// those that it came with, where there is a key for it.
+    #[must_use]
+    pub fn told(&self, store: &Store, nar: &LocalNar) -> PathInfo {
+        match nar.source {
+            Source::ByReference => {
+                let is_shared = store.is_shared(nar.info.path_hash());
+                self.rules.signing.sign(nar.info.clone(), is_shared)
+            }
+            // What was fetched is somebody else's word.
+            _ => nar.info.clone(),
+        }
+    }
+
+    /// The keys that this machine signs with.
+    #[must_use]
+    pub fn signing(&self) -> &Signing {
+        &self.rules.signing
+    }
+
+    /// Keeps a share for those who show `token`. To be told before the store learns of the share.
+    pub fn hide_share(
+        &self,
+        root: StorePathHash,
+        token: ShareToken,
+        members: impl IntoIterator<Item = StorePathHash>,
+    ) {
+        let members = members.into_iter().chain([root]).collect();
+        self.private().insert(root, token, members);
+    }
+
+    /// Makes a share one for everybody, or forgets that it was one. To be told after the store has.
+    pub fn open_share(&self, root: StorePathHash) {
+        self.private().remove(root);
+    }
+
+    /// The token of the share of `root`, if that is private.
+    #[must_use]
+    pub fn share_token(&self, root: StorePathHash) -> Option<ShareToken> {
+        self.private().token_of(root)
+    }
+
+    /// Remembers the tokens that `peer` has shown.
+    pub fn grant(&self, peer: EndpointId, shown: &[ShareToken]) {
+        if !shown.is_empty() {
+            self.private().grant(peer, shown, Instant::now());
+        }
+    }
+
+    fn is_shared_openly(&self, store: &Store, path_hash: StorePathHash) -> bool {
+        store.share_count(path_hash) > self.private().count_of(path_hash)
+    }
+
+    fn private(&self) -> MutexGuard<'_, PrivateShares> {
+        self.private.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether a public cache signed exactly these fields.
@@ -52,11 +193,33 @@ impl OfferPolicy {
         if info.signatures.is_empty() {
             return false;
         }
-        let key = verdict_key(info);
+        self.remembered(0, info, || {
+            is_signed_by(info, &self.rules.public_cache_keys)
+        })
+    }
+
+    fn is_offered_unasked(&self, info: &PathInfo) -> bool {
+        let is_excluded = || self.rules.excluded.match_name_of(&info.store_path);
+        match self.rules.filter {
+            Filter::Everything => true,
+            Filter::PublicCaches => self.is_public(info) && !is_excluded(),
+            Filter::Vouched => {
+                !is_excluded() && (self.is_public(info) || self.is_vouched_for(info))
+            }
+        }
+    }
+
+    fn is_vouched_for(&self, info: &PathInfo) -> bool {
+        self.rules.signing.signs_all()
+            || self.remembered(1, info, || self.rules.trust.check(info).is_ok())
+    }
+
+    fn remembered(&self, question: u8, info: &PathInfo, answer: impl FnOnce() -> bool) -> bool {
+        let key = verdict_key(question, info);
         if let Some(&verdict) = self.verdicts().get(&key) {
             return verdict;
         }
-        let verdict = is_signed_by(info, &self.public_cache_keys);
+        let verdict = answer();
         self.verdicts().put(key, verdict);
         verdict
     }
@@ -66,12 +229,19 @@ impl OfferPolicy {
     }
 }
 
-fn verdict_key(info: &PathInfo) -> VerdictKey {
+fn verdict_key(question: u8, info: &PathInfo) -> VerdictKey {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(&[question]);
     hasher.update(fingerprint(info).as_bytes());
-    for signature in &info.signatures {
-        hasher.update(&(signature.len() as u64).to_le_bytes());
-        hasher.update(signature.as_bytes());
+    let content_address = info.content_address.as_deref().unwrap_or_default();
+    for text in info
+        .signatures
+        .iter()
+        .map(String::as_str)
+        .chain([content_address])
+    {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
     }
     let mut key = [0; 16];
     key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);

@@ -9,18 +9,25 @@ use peerix_store::{
 };
 use tokio::sync::mpsc;
 
-use crate::{control::Progress, offer::OfferPolicy};
+use crate::{
+    control::Progress, narinfo::well_formed_signatures, offer::OfferPolicy,
+    trust::proven_content_address,
+};
 
 mod error;
 pub mod gc_root;
 mod hashing;
 mod record;
+mod token;
+mod tokens;
 
 pub use error::ShareError;
 use error::store_error;
 use gc_root::GcRoots;
 use hashing::hash_all;
 use record::record_all;
+pub use token::ShareToken;
+pub use tokens::{TokensError, read_tokens, write_tokens};
 
 /// What was shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +38,14 @@ pub struct Outcome {
     pub closure_paths: u64,
     /// Bytes of the closures' NARs.
     pub closure_bytes: u64,
+    /// Whether something in it is signed by this machine alone.
+    pub needs_our_key: bool,
+}
+
+/// Whether nobody has signed a path yet, so that nobody else's Nix would take it.
+fn is_unsigned(info: &PathInfo) -> bool {
+    well_formed_signatures(&info.signatures).next().is_none()
+        && proven_content_address(info).is_none()
 }
 
 /// One path to share, with what it needs.
@@ -43,7 +58,8 @@ struct Member {
 /// Shares `paths` with their closures: hashes every NAR, adds garbage collector roots, records
 /// the shares. All of them or none.
 ///
-/// Without `yes`, closure members that the policy doesn't offer anyway are a reason not to share.
+/// Without `yes`, closure members that the policy doesn't offer anyway are a reason not to share,
+/// and so is a key that would have to be made. With `token`, only who shows it is given them.
 ///
 /// Cancel safe: until the hashing is done nothing has been recorded, after that the rest runs to
 /// its end in a task of its own.
@@ -56,6 +72,7 @@ pub async fn share(
     roots: &GcRoots,
     paths: Vec<StorePath>,
     yes: bool,
+    token: Option<ShareToken>,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<Outcome, ShareError> {
     let mut members = Vec::with_capacity(paths.len());
@@ -65,13 +82,21 @@ pub async fn share(
     let mut all: Vec<&PathInfo> = members.iter().flat_map(|member| &member.closure).collect();
     all.sort_by_key(|info| info.path_hash());
     all.dedup_by_key(|info| info.path_hash());
+    let needs_our_key = all.iter().any(|info| is_unsigned(info));
     if !yes {
-        let unconfirmed = all.iter().filter(|info| !offer.is_offered(store, info));
-        let unconfirmed: Vec<String> = unconfirmed
-            .map(|info| info.store_path.to_absolute_path())
+        let unconfirmed: Vec<_> = all
+            .iter()
+            .filter(|info| !offer.is_offered(store, info))
             .collect();
         if !unconfirmed.is_empty() {
-            return Err(ShareError::Unconfirmed { paths: unconfirmed });
+            let has_key = offer.signing().public_key().is_some();
+            return Err(ShareError::Unconfirmed {
+                makes_key: !has_key && unconfirmed.iter().any(|info| is_unsigned(info)),
+                paths: unconfirmed
+                    .iter()
+                    .map(|info| info.store_path.to_absolute_path())
+                    .collect(),
+            });
         }
     }
     hash_all(store, &all, progress).await?;
@@ -82,7 +107,15 @@ pub async fn share(
             .iter()
             .map(|info| info.nar_size)
             .fold(0, u64::saturating_add),
+        needs_our_key,
     };
+    for member in &members {
+        let root = StorePathHash::from(&member.store_path);
+        if let Some(token) = token {
+            // Before the store knows of the share: it is never an open one, not for a moment.
+            offer.hide_share(root, token, member.closure.iter().map(PathInfo::path_hash));
+        }
+    }
     let recording = tokio::spawn(record_all(store.clone(), roots.clone(), members));
     match recording.await {
         Ok(recorded) => recorded.map(|()| outcome),

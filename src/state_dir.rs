@@ -4,6 +4,8 @@
 //! peerix-state      says that the directory is ours, and of which version
 //! lock              locked while a daemon runs; holds its process id
 //! iroh_secret.key   the endpoint's key, 32 bytes, mode 0600
+//! signing.key       this host's own signing key, if a person asked for one, mode 0600
+//! private_shares    which shares need a token, and that token, mode 0600
 //! http_address      where the running daemon's substituter listens
 //! control.sock      the control socket, where the directory was given by hand
 //! ```
@@ -17,7 +19,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use iroh::SecretKey;
+use iroh::{EndpointId, SecretKey};
+use peerix_store::nix::TrustedPublicKey;
+
+use crate::signing::SigningKey;
 
 mod error;
 
@@ -27,6 +32,7 @@ const MARKER: &str = "peerix-state";
 const MARKER_TEXT: &str = "This is a state directory of peerix, version 1.\n";
 const LOCK: &str = "lock";
 const SECRET_KEY: &str = "iroh_secret.key";
+const SIGNING_KEY: &str = "signing.key";
 const HTTP_ADDRESS: &str = "http_address";
 const SECRET_KEY_LENGTH: usize = 32;
 
@@ -44,6 +50,7 @@ const UNREMARKABLE: &[&str] = &[LOCK, "lost+found"];
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    is_new: bool,
     // Held for its lock.
     _lock: File,
 }
@@ -61,9 +68,10 @@ impl StateDir {
         let lock = lock(path)?;
         let state_dir = StateDir {
             path: path.to_owned(),
+            is_new: !path.join(MARKER).exists(),
             _lock: lock,
         };
-        if !path.join(MARKER).exists() {
+        if state_dir.is_new {
             state_dir.write(MARKER, MARKER_TEXT.as_bytes(), 0o644)?;
         }
         // Left by a daemon that was killed.
@@ -74,6 +82,111 @@ impl StateDir {
     /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was made, or taken over from older peerix, just now.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// This host's own signing key, if one was made.
+    ///
+    /// # Errors
+    /// [`StateDirError::SigningKey`] if there is one that can't be used.
+    pub fn host_key(&self) -> Result<Option<SigningKey>, StateDirError> {
+        let path = self.path.join(SIGNING_KEY);
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(SigningKey::load(&path)?))
+    }
+
+    /// The public halves of the keys in the state directory at `path`, whether a daemon uses it or
+    /// not. Nothing is made.
+    ///
+    /// # Errors
+    /// If there are keys that can't be read.
+    pub fn public_halves(
+        path: &Path,
+    ) -> Result<(Option<EndpointId>, Option<TrustedPublicKey>), StateDirError> {
+        let key_file = path.join(SECRET_KEY);
+        let endpoint = match fs::read(&key_file) {
+            Ok(bytes) => {
+                let bytes: [u8; SECRET_KEY_LENGTH] =
+                    bytes
+                        .try_into()
+                        .map_err(|bytes: Vec<u8>| StateDirError::BadSecretKey {
+                            path: key_file.clone(),
+                            length: bytes.len() as u64,
+                        })?;
+                Some(SecretKey::from_bytes(&bytes).public())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(StateDirError::Io {
+                    path: key_file,
+                    source,
+                });
+            }
+        };
+        let signing_file = path.join(SIGNING_KEY);
+        let signing = match signing_file.exists() {
+            true => Some(SigningKey::load(&signing_file)?.public().clone()),
+            false => None,
+        };
+        Ok((endpoint, signing))
+    }
+
+    /// Keeps `key` as this host's own signing key, in place of another one.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn set_host_key(&self, key: &SigningKey) -> Result<(), StateDirError> {
+        self.write(SIGNING_KEY, key.to_secret_line().as_bytes(), 0o600)
+    }
+
+    /// Makes this another endpoint from the next start on.
+    ///
+    /// # Errors
+    /// If the key can't be written.
+    pub fn new_identity(&self) -> Result<SecretKey, StateDirError> {
+        let key = SecretKey::generate();
+        self.write(SECRET_KEY, &key.to_bytes(), 0o600)?;
+        Ok(key)
+    }
+
+    /// Reads one of the files of the daemon's parts; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// If it is longer than `limit` bytes or can't be read.
+    pub fn read_file(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, StateDirError> {
+        let path = self.path.join(name);
+        let read = || {
+            let file = File::open(&path)?;
+            if file.metadata()?.len() > limit {
+                return Err(io::Error::other("it is too long"));
+            }
+            let mut bytes = Vec::new();
+            file.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateDirError::Io {
+                path: path.clone(),
+                source,
+            }),
+        }
+    }
+
+    /// Writes one of the files of the daemon's parts, readable by nobody else. It is whole and on
+    /// disk when this returns, or as it was.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StateDirError> {
+        self.write(name, bytes, 0o600)
     }
 
     /// The endpoint's secret key, made at first.
@@ -162,6 +275,20 @@ impl StateDir {
             source,
         })
     }
+}
+
+/// Writes a new file that nobody else can read.
+///
+/// # Errors
+/// If there is one of that name already, or it can't be written.
+pub fn write_secret_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn create(path: &Path) -> Result<(), StateDirError> {

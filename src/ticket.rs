@@ -8,8 +8,10 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, str::FromStr};
 
 use iroh::{EndpointAddr, EndpointId, RelayUrl, TransportAddr};
 use iroh_tickets::{ParseError, Ticket as _};
-use peerix_store::nix::StorePath;
+use peerix_store::nix::{StorePath, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
+
+use crate::share::ShareToken;
 
 /// Longest ticket that is read, in characters: what [`MAX_PATHS`] paths with the longest names and
 /// [`MAX_ADDRESSES`] addresses can take, rounded up.
@@ -19,7 +21,12 @@ pub const MAX_PATHS: usize = 256;
 /// Most addresses that a ticket carries; an endpoint has a handful.
 pub const MAX_ADDRESSES: usize = 32;
 
+/// What every ticket can be read as.
 const VERSION: u8 = 1;
+/// With a key and a token, which older builds don't know of.
+const VERSION_WITH_SECRETS: u8 = 2;
+/// Longest name of a key in a ticket.
+const MAX_KEY_NAME: usize = 256;
 const CHECKSUM_LENGTH: usize = 4;
 
 /// Where a peer is, and what it shares.
@@ -29,6 +36,10 @@ pub struct Ticket {
     pub addr: EndpointAddr,
     /// The store paths that are shared; none in a ticket that names the peer alone.
     pub paths: Vec<StorePath>,
+    /// The key that the peer signed them with, where nobody else did. Not trusted for being here.
+    pub key: Option<TrustedPublicKey>,
+    /// What opens them, where they were shared in private.
+    pub token: Option<ShareToken>,
 }
 
 /// Why a text is no ticket.
@@ -71,7 +82,34 @@ struct Body {
     paths: Vec<([u8; 20], String)>,
 }
 
+/// What follows the body in a ticket of [`VERSION_WITH_SECRETS`].
+#[derive(Default, Serialize, Deserialize)]
+struct Secrets {
+    key: Option<(String, [u8; 32])>,
+    token: Option<ShareToken>,
+}
+
 impl Ticket {
+    /// A ticket that names a peer and what it shares, openly.
+    pub fn new(addr: EndpointAddr, paths: Vec<StorePath>) -> Self {
+        Self {
+            addr,
+            paths,
+            key: None,
+            token: None,
+        }
+    }
+
+    fn secrets(&self) -> Option<Secrets> {
+        (self.key.is_some() || self.token.is_some()).then(|| Secrets {
+            key: self
+                .key
+                .as_ref()
+                .map(|key| (key.name.clone(), *key.key.as_bytes())),
+            token: self.token,
+        })
+    }
+
     fn body(&self) -> Body {
         let paths = self.paths.iter().take(MAX_PATHS);
         Body {
@@ -97,19 +135,36 @@ impl Ticket {
             return Err(TicketError::Damaged);
         }
         let (&version, body) = versioned.split_first().ok_or(TicketError::Damaged)?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_WITH_SECRETS {
             return Err(TicketError::Newer { version });
         }
         let (body, rest) =
             postcard::take_from_bytes::<Body>(body).map_err(|_| TicketError::Damaged)?;
+        let (secrets, rest) = match version {
+            VERSION => (Secrets::default(), rest),
+            _ => postcard::take_from_bytes(rest).map_err(|_| TicketError::Damaged)?,
+        };
         let within_limits = body.relays.len() <= MAX_ADDRESSES
             && body.addresses.len() <= MAX_ADDRESSES
             && body.paths.len() <= MAX_PATHS;
         if !rest.is_empty() || !within_limits {
             return Err(TicketError::Damaged);
         }
-        body.try_into()
+        let mut ticket = Ticket::try_from(body)?;
+        ticket.key = secrets.key.map(key).transpose()?;
+        ticket.token = secrets.token;
+        Ok(ticket)
     }
+}
+
+/// Reads a key, which people are shown: its name has nothing in it that a terminal acts on.
+fn key((name, bytes): (String, [u8; 32])) -> Result<TrustedPublicKey, TicketError> {
+    let is_name = name.len() <= MAX_KEY_NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let encoded = data_encoding::BASE64.encode(&bytes);
+    TrustedPublicKey::parse(&format!("{name}:{encoded}"))
+        .ok()
+        .filter(|_| is_name)
+        .ok_or(TicketError::Damaged)
 }
 
 impl TryFrom<Body> for Ticket {
@@ -126,10 +181,8 @@ impl TryFrom<Body> for Ticket {
         let paths = body.paths.into_iter().map(|(digest, name)| {
             StorePath::from_parts(digest, &name).map_err(|_| TicketError::Damaged)
         });
-        Ok(Ticket {
-            addr: EndpointAddr { id, addrs },
-            paths: paths.collect::<Result<_, _>>()?,
-        })
+        let addr = EndpointAddr { id, addrs };
+        Ok(Ticket::new(addr, paths.collect::<Result<_, _>>()?))
     }
 }
 
@@ -138,7 +191,15 @@ impl iroh_tickets::Ticket for Ticket {
 
     fn encode_bytes(&self) -> Vec<u8> {
         // Writing plain data to a growing vector fails in no way that postcard knows.
-        let mut bytes = postcard::to_extend(&self.body(), vec![VERSION]).unwrap_or_default();
+        let secrets = self.secrets();
+        let version = match secrets {
+            None => VERSION,
+            Some(_) => VERSION_WITH_SECRETS,
+        };
+        let mut bytes = postcard::to_extend(&self.body(), vec![version]).unwrap_or_default();
+        if let Some(secrets) = secrets {
+            bytes = postcard::to_extend(&secrets, bytes).unwrap_or_default();
+        }
         let checksum = checksum_of(&bytes);
         bytes.extend_from_slice(&checksum);
         bytes

@@ -9,6 +9,8 @@ pub mod nix_conf;
 
 pub use content_address::proven_content_address;
 
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+
 use peerix_store::nix::{NixSignature, PathInfo, TrustedPublicKey};
 use thiserror::Error;
 
@@ -45,18 +47,59 @@ pub enum TrustError {
     },
 }
 
-/// The keys that this machine trusts.
+/// The keys that this machine trusts. Clones share what is trusted for a while.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    keys: Vec<TrustedPublicKey>,
+    keys: Arc<RwLock<Arc<[TrustedPublicKey]>>>,
     no_verify: bool,
+}
+
+/// A key that is trusted as long as this is there.
+#[derive(Debug)]
+pub struct TrustLease {
+    trust: Trust,
+    key: TrustedPublicKey,
+}
+
+impl Drop for TrustLease {
+    fn drop(&mut self) {
+        let mut keys = self.trust.keys_mut();
+        let mut left = keys.to_vec();
+        if let Some(position) = left.iter().rposition(|key| *key == self.key) {
+            left.remove(position);
+        }
+        *keys = left.into();
+    }
 }
 
 impl Trust {
     /// Trusts `keys`, or anything at all with `no_verify`.
     #[must_use]
     pub fn new(keys: Vec<TrustedPublicKey>, no_verify: bool) -> Self {
-        Self { keys, no_verify }
+        Self {
+            keys: Arc::new(RwLock::new(keys.into())),
+            no_verify,
+        }
+    }
+
+    /// Trusts one more key until the lease is dropped.
+    #[must_use]
+    pub fn lease(&self, key: TrustedPublicKey) -> TrustLease {
+        let mut keys = self.keys_mut();
+        *keys = keys.iter().cloned().chain([key.clone()]).collect();
+        TrustLease {
+            trust: self.clone(),
+            key,
+        }
+    }
+
+    fn keys(&self) -> Arc<[TrustedPublicKey]> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.clone()
+    }
+
+    fn keys_mut(&self) -> RwLockWriteGuard<'_, Arc<[TrustedPublicKey]>> {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks that a trusted key signed exactly these fields, or that the content address proves
@@ -71,14 +114,15 @@ impl Trust {
         if self.no_verify || proven_content_address(info).is_some() {
             return Ok(());
         }
+        let keys = self.keys();
         let signed = fingerprint(info);
         let mut wrong = None;
         let mut strangers = Vec::new();
         for signature in well_formed_signatures(&info.signatures) {
-            if signature.verify(signed.as_bytes(), &self.keys) == Ok(true) {
+            if signature.verify(signed.as_bytes(), &keys) == Ok(true) {
                 return Ok(());
             }
-            if self.knows(&signature) {
+            if knows(&keys, &signature) {
                 wrong.get_or_insert(signature.key_name);
             } else {
                 strangers.push(signature.key_name);
@@ -105,11 +149,11 @@ impl Trust {
     /// [`TrustError`], as [`Trust::check`].
     pub fn accept(&self, info: PathInfo) -> Result<PathInfo, TrustError> {
         self.check(&info)?;
+        let keys = self.keys();
         let signed = fingerprint(&info);
         let signatures = well_formed_signatures(&info.signatures)
             .filter(|signature| {
-                !self.knows(signature)
-                    || signature.verify(signed.as_bytes(), &self.keys) == Ok(true)
+                !knows(&keys, signature) || signature.verify(signed.as_bytes(), &keys) == Ok(true)
             })
             .map(|signature| signature.to_nix_string())
             .collect();
@@ -119,10 +163,10 @@ impl Trust {
             ..with_proven_content_address(info)
         })
     }
+}
 
-    fn knows(&self, signature: &NixSignature) -> bool {
-        self.keys.iter().any(|key| key.name == signature.key_name)
-    }
+fn knows(keys: &[TrustedPublicKey], signature: &NixSignature) -> bool {
+    keys.iter().any(|key| key.name == signature.key_name)
 }
 
 /// Replaces the content address by its canonical spelling, or by none where it proves nothing.

@@ -6,7 +6,11 @@ use clap::Args;
 use peerix_store::nix::StorePath;
 
 use super::{DaemonChoice, Exit, Failure, output, store_path};
-use crate::ticket::{Ticket, TicketError};
+use crate::{
+    config::value::show_public_key,
+    ticket::{Ticket, TicketError},
+    trust::nix_conf::NixConf,
+};
 
 mod nar_file;
 mod nix;
@@ -24,7 +28,8 @@ Examples:
       the NAR of one path as a file, checked, without Nix; a file begun before is continued
 
 It is Nix that installs, with Nix's own checks: a path has to be signed by a key that it
-trusts. The configured substituters stay; what peers don't have comes from those.";
+trusts. What only its sharer has signed comes with a key in the ticket; you are asked whether
+to trust it for this one command (a Nix daemon heeds that from its trusted users alone). The configured substituters stay; what peers don't have comes from those.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -41,6 +46,9 @@ pub(super) struct GetArgs {
     /// Keep the paths from the garbage collector by this symbolic link
     #[arg(long, value_name = "LINK")]
     out_link: Option<PathBuf>,
+    /// Trust the key that a ticket carries, for this command, without asking
+    #[arg(long, short)]
+    yes: bool,
     /// Further options for nix-store
     #[arg(last = true, value_name = "NIX OPTIONS")]
     nix_options: Vec<String>,
@@ -56,6 +64,11 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
         ));
     }
     let client = args.daemon.connect().await?;
+    let keys = confirmed_keys(&wanted.keys, args.yes)?;
+    let mut trusted = Vec::new();
+    for key in &keys {
+        trusted.push(client.trust(key).await?);
+    }
     for ticket in &wanted.tickets {
         client.add_peer(ticket).await?;
     }
@@ -82,6 +95,7 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
                     .clone()
                     .or(Some(daemon.store_uri).filter(|uri| uri != "auto")),
                 out_link: args.out_link.clone(),
+                keys,
                 others: args.nix_options.clone(),
             };
             let exit = nix::realise(&wanted.paths, &options).await?;
@@ -104,6 +118,40 @@ pub(super) async fn get(args: &GetArgs) -> Result<Exit, Failure> {
 struct Wanted {
     tickets: Vec<String>,
     paths: Vec<StorePath>,
+    /// Keys that tickets carry, `NAME:BASE64`.
+    keys: Vec<String>,
+}
+
+/// The keys of tickets that Nix doesn't trust yet and a person does, for now.
+///
+/// # Errors
+/// [`Exit::Unconfirmed`] where nobody says yes: what they signed could not be installed.
+fn confirmed_keys(keys: &[String], yes: bool) -> Result<Vec<String>, Failure> {
+    let known = NixConf::from_variables(|name| std::env::var_os(name)).trusted_public_keys();
+    let is_known = |key: &String| {
+        known
+            .keys
+            .iter()
+            .any(|known| show_public_key(known) == *key)
+    };
+    let strangers: Vec<String> = keys.iter().filter(|key| !is_known(key)).cloned().collect();
+    if strangers.is_empty() || yes {
+        return Ok(strangers);
+    }
+    output::hint("Some of it is signed by nobody but the machine that shares it, with the key");
+    for key in &strangers {
+        output::hint(&format!("  {key}"));
+    }
+    if !output::is_attended() {
+        return Err(Failure::new(
+            Exit::Unconfirmed,
+            "--yes trusts the key for this command; do so if you trust whoever gave you the ticket with what you run",
+        ));
+    }
+    match output::ask("Trust it for this command? Whoever holds it decides what you install")? {
+        true => Ok(strangers),
+        false => Err(Failure::new(Exit::Unconfirmed, "nothing was fetched")),
+    }
 }
 
 /// Tells tickets from store paths. Paths named beside a ticket are taken instead of the ticket's.
@@ -125,6 +173,8 @@ fn wanted(texts: &[String]) -> Result<Wanted, Failure> {
         for path in ticket.paths {
             add(&mut paths_of_tickets, path);
         }
+        let key = ticket.key.as_ref().map(show_public_key);
+        wanted.keys.extend(key);
         wanted.tickets.push(text.trim().to_owned());
     }
     if wanted.paths.is_empty() {
@@ -159,11 +209,7 @@ mod tests {
 
     fn ticket(paths: &[&str]) -> String {
         let addr = EndpointAddr::new(SecretKey::from_bytes(&[1; 32]).public());
-        Ticket {
-            addr,
-            paths: paths.iter().map(|text| path(text)).collect(),
-        }
-        .to_string()
+        Ticket::new(addr, paths.iter().map(|text| path(text)).collect()).to_string()
     }
 
     fn split(texts: &[&str]) -> Result<Wanted, Failure> {
@@ -182,7 +228,8 @@ mod tests {
             split(&[&ticket]).unwrap(),
             Wanted {
                 tickets: vec![ticket.clone()],
-                paths: vec![path(PATH)]
+                paths: vec![path(PATH)],
+                keys: vec![],
             }
         );
         assert_eq!(split(&[&ticket, OTHER]).unwrap().paths, [path(OTHER)]);
@@ -190,7 +237,8 @@ mod tests {
             split(&[PATH]).unwrap(),
             Wanted {
                 tickets: vec![],
-                paths: vec![path(PATH)]
+                paths: vec![path(PATH)],
+                keys: vec![],
             }
         );
     }

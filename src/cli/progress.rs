@@ -67,6 +67,7 @@ impl Steps {
                 bar.set_length(*bytes_total);
                 bar.set_position(*bytes_done);
             }
+            Progress::Trusted => {}
             Progress::Scanning { paths } => {
                 self.0
                     .get_or_insert_with(|| bar(COUNT, "paths", None))

@@ -6,7 +6,7 @@ use clap::Args;
 use peerix_store::nix::StorePath;
 
 use super::{DaemonChoice, Exit, Failure, output, progress::Steps, store_path};
-use crate::control::{Client, ClientError, OperationError, Shared};
+use crate::control::{Client, ClientError, OperationError, ShareHow, Shared};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,9 +25,12 @@ pub(super) struct ShareArgs {
     /// Store paths, anything in them, or links to them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
-    /// Share also what no public cache has, without asking
+    /// Share also what no public cache has, and make a key for what nobody has signed, without asking
     #[arg(long, short)]
     yes: bool,
+    /// Share with those alone who have the ticket; nothing of it is announced
+    #[arg(long)]
+    private: bool,
     #[command(flatten)]
     pub(super) daemon: DaemonChoice,
 }
@@ -44,14 +47,19 @@ pub(super) struct UnshareArgs {
 pub(super) async fn share(args: &ShareArgs) -> Result<Exit, Failure> {
     let paths = resolve_all(&args.paths)?;
     let client = args.daemon.connect().await?;
-    let shared = match ask_to_share(&client, &paths, args.yes).await {
-        Err(ClientError::Operation(OperationError::Unconfirmed { paths: private }))
-            if output::is_attended() =>
-        {
-            if !confirm(&private)? {
+    let how = ShareHow {
+        yes: args.yes,
+        private: args.private,
+    };
+    let shared = match ask_to_share(&client, &paths, how).await {
+        Err(ClientError::Operation(OperationError::Unconfirmed {
+            paths: unconfirmed,
+            makes_key,
+        })) if output::is_attended() => {
+            if !confirm(&unconfirmed, makes_key)? {
                 return Err(Failure::new(Exit::Unconfirmed, "nothing was shared"));
             }
-            ask_to_share(&client, &paths, true).await?
+            ask_to_share(&client, &paths, ShareHow { yes: true, ..how }).await?
         }
         other => other?,
     };
@@ -73,24 +81,31 @@ pub(super) async fn share(args: &ShareArgs) -> Result<Exit, Failure> {
 async fn ask_to_share(
     client: &Client,
     paths: &[StorePath],
-    yes: bool,
+    how: ShareHow,
 ) -> Result<Shared, ClientError> {
     let mut steps = Steps::default();
-    client.share(paths, yes, |step| steps.show(&step)).await
+    client.share(paths, how, |step| steps.show(&step)).await
 }
 
 /// Paths that are shown before a person is asked about them.
 const SHOWN_PATHS: usize = 10;
 
-fn confirm(private: &[String]) -> Result<bool, Failure> {
-    output::hint("No public cache has signed these:");
-    for path in private.iter().take(SHOWN_PATHS) {
+fn confirm(unconfirmed: &[String], makes_key: bool) -> Result<bool, Failure> {
+    if !unconfirmed.is_empty() {
+        output::hint("No public cache has these:");
+    }
+    for path in unconfirmed.iter().take(SHOWN_PATHS) {
         output::hint(&format!("  {path}"));
     }
-    if private.len() > SHOWN_PATHS {
-        output::hint(&format!("  and {} more", private.len() - SHOWN_PATHS));
+    if unconfirmed.len() > SHOWN_PATHS {
+        output::hint(&format!("  and {} more", unconfirmed.len() - SHOWN_PATHS));
     }
-    output::ask("Share them with whoever has the ticket?")
+    if makes_key {
+        output::hint(
+            "Nobody has signed some of it: a key of this machine is made, in its state directory, and the ticket carries the public half.",
+        );
+    }
+    output::ask("Share with whoever has the ticket?")
 }
 
 pub(super) async fn unshare(args: &UnshareArgs) -> Result<Exit, Failure> {
@@ -124,7 +139,8 @@ pub(super) async fn shared(choice: &DaemonChoice) -> Result<Exit, Failure> {
             humantime::format_rfc3339_seconds(time),
             output::count(path.closure_paths, "path"),
         );
-        output::line(&format!("{}  {time}  {closure}", path.store_path))?;
+        let private = if path.private { "  private" } else { "" };
+        output::line(&format!("{}  {time}  {closure}{private}", path.store_path))?;
     }
     Ok(Exit::Done)
 }

@@ -10,7 +10,10 @@ use super::{
     setting::{self, Availability, Kind, Setting},
     value,
 };
-use crate::ticket::PeerAddr;
+use crate::{
+    offer::{Filter, rules::Patterns},
+    ticket::PeerAddr,
+};
 
 /// Resolves the winning values of all layers.
 pub(super) fn resolve(
@@ -58,11 +61,19 @@ pub(super) fn resolve(
                 format!("`{text}` is not ADDR:PORT, such as 0.0.0.0:12306 or [::]:12306")
             })
         })?,
-        no_filter: values.one(&setting::NO_FILTER, value::switch)?,
+        private_key: private_key(winners, sources)?,
+        filter: filter(&values)?,
+        excluded: excluded(&values)?,
+        filter_concurrency: values.one(&setting::FILTER_CONCURRENCY, value::concurrency)?,
+        announce: values.optional(&setting::ANNOUNCE, value::announce)?,
+        allow_peers: values.each(&setting::ALLOW_PEER, value::endpoint_id)?,
+        deny_peers: values.each(&setting::DENY_PEER, value::endpoint_id)?,
+        ephemeral_identity: values.one(&setting::EPHEMERAL_IDENTITY, value::switch)?,
         no_verify: values.one(&setting::NO_VERIFY, value::switch)?,
         allow_insecure_http,
         upload_limit: values.optional(&setting::UPLOAD_LIMIT, value::rate)?,
         upload_limit_per_peer: values.optional(&setting::UPLOAD_LIMIT_PER_PEER, value::rate)?,
+        hash_per_day: values.one(&setting::HASH_PER_DAY, value::quota)?,
         blob_quota: values.one(&setting::BLOB_QUOTA, value::quota)?,
         wire_compression: values.one(&setting::WIRE_COMPRESSION, value::wire_compression)?,
         scan_interval: values.one(&setting::SCAN_INTERVAL, value::duration)?.into(),
@@ -202,6 +213,48 @@ fn mode(text: &str) -> Result<Mode, String> {
     }
 }
 
+/// The variable that names a signing key to Nix's own tools names it here too.
+const NIX_SECRET_KEY_FILE: &str = "NIX_SECRET_KEY_FILE";
+
+fn private_key(winners: &Layer, sources: &Sources) -> Result<Option<PathBuf>, ConfigError> {
+    match winners.get(&setting::PRIVATE_KEY) {
+        Some(_) => Values(winners).optional(&setting::PRIVATE_KEY, |text| match text {
+            text if value::is_off(text) => Ok(None),
+            text => absolute(text).map(Some),
+        }),
+        None => Ok(Some(
+            sources
+                .surroundings
+                .variable(NIX_SECRET_KEY_FILE)
+                .map(PathBuf::from),
+        )),
+    }
+    .map(Option::flatten)
+}
+
+fn filter(values: &Values<'_>) -> Result<Filter, ConfigError> {
+    if values.one(&setting::NO_FILTER, value::switch)? {
+        return Ok(Filter::Everything);
+    }
+    values.one(&setting::FILTER_MODE, value::filter)
+}
+
+/// The names that are not offered, which `rules` has many of.
+fn excluded(values: &Values<'_>) -> Result<Patterns, ConfigError> {
+    let with_built_in = filter(values)? == Filter::Vouched;
+    values.all(&setting::FILTER_PATTERN, |given| {
+        let further = match given {
+            [one] if value::is_off(one) => &[],
+            further => further,
+        };
+        let patterns = match with_built_in {
+            true => Patterns::with_built_in(further),
+            false => Patterns::new(further),
+        };
+        patterns.map_err(|error| error.to_string())
+    })
+}
+
 fn positive_duration(text: &str) -> Result<std::time::Duration, String> {
     let duration = value::duration(text)?;
     if duration.is_zero() {
@@ -213,7 +266,7 @@ fn positive_duration(text: &str) -> Result<std::time::Duration, String> {
 
 fn absolute(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() {
-        return Err("the state directory's path is empty".to_owned());
+        return Err("the path is empty".to_owned());
     }
     std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))
 }
@@ -265,6 +318,13 @@ fn show(
         if let Some(variable) = state_dir_origin {
             shown.origin = Origin::Variable(variable.to_owned()).to_string();
         }
+    }
+    if std::ptr::eq(setting, &setting::PRIVATE_KEY)
+        && winners.get(setting).is_none()
+        && let Some(path) = &config.private_key
+    {
+        shown.values = vec![path.display().to_string()];
+        shown.origin = Origin::Variable(NIX_SECRET_KEY_FILE.to_owned()).to_string();
     }
     if std::ptr::eq(setting, &setting::TRUSTED_PUBLIC_KEY) {
         shown.origin = match given.origin {

@@ -140,7 +140,13 @@ settings! {
     SWARM_SECRET_FILE { flag: "swarm-secret-file", key: "swarm_secret_file", value_name: "FILE", heading: PEERS,
         help: "The secret of a private swarm", availability: not_yet("private swarms", &[]) }
     ANNOUNCE { flag: "announce", key: "announce", value_name: "all|shared|none", choices: &["all", "shared", "none"], heading: PEERS,
-        help: "What is announced to the swarm", availability: not_yet("announcing", &[]) }
+        help: "What is announced: `all` that is offered, what was `shared` by hand, or nothing [default: all]" }
+    ALLOW_PEER { flag: "allow-peer", key: "allow_peers", kind: Kind::List, value_name: "ID", heading: PEERS,
+        help: "Speak with this endpoint and others so named only (repeatable)" }
+    DENY_PEER { flag: "deny-peer", key: "deny_peers", kind: Kind::List, value_name: "ID", heading: PEERS,
+        help: "Never speak with this endpoint (repeatable)" }
+    EPHEMERAL_IDENTITY { flag: "ephemeral-identity", key: "ephemeral_identity", kind: Kind::Switch, default: "false", heading: PEERS,
+        help: "Be another endpoint at each start; tickets of before lead nowhere then" }
     TRUSTED_PUBLIC_KEY { flag: "trusted-public-key", key: "trusted_public_keys", kind: Kind::List,
         value_name: "NAME:KEY", heading: TRUST,
         help: "A key whose signature is trusted, beside those of nix.conf (repeatable)" }
@@ -149,14 +155,13 @@ settings! {
         value_name: "NAME:KEY", heading: TRUST,
         help: "Paths signed by this key are public and offered to peers (repeatable)" }
     PRIVATE_KEY { flag: "private-key", section: "signing", key: "private_key", value_name: "FILE", heading: TRUST,
-        help: "Sign what is offered with this key", availability: not_yet("signing", &[]) }
+        help: "Sign what is offered with this key, beside the signatures that it has; none but its owner may read it [env: NIX_SECRET_KEY_FILE]" }
     FILTER_MODE { flag: "filter-mode", section: "store", key: "filter_mode", default: "nixpkgs",
         value_name: "nixpkgs|rules", choices: &["nixpkgs", "rules"], heading: TRUST,
-        help: "What is offered: `nixpkgs`: paths that a public cache signed",
-        availability: not_yet("filtering by rules", &["nixpkgs"]) }
+        help: "What is offered: `nixpkgs`: what a public cache has; `rules`: all that is signed or verified, without what sounds private" }
     FILTER_PATTERN { flag: "filter-pattern", section: "store", key: "filter_patterns", kind: Kind::List,
-        value_name: "GLOB", heading: TRUST, help: "Names not to offer (repeatable)",
-        availability: not_yet("filtering by rules", &[]) }
+        value_name: "GLOB", heading: TRUST,
+        help: "Names not to offer, as `*-secret-*`, beside those of `rules` (repeatable)" }
     FILTER_CONCURRENCY { flag: "filter-concurrency", section: "store", key: "filter_concurrency", kind: Kind::Number,
         default: "10", value_name: "N", heading: TRUST,
         help: "How many paths are looked up upstream at once",
@@ -185,6 +190,8 @@ settings! {
     UPLOAD_WHEN { flag: "upload-when", key: "upload_when", default: "always", value_name: "always|unmetered|never", choices: &["always", "unmetered", "never"],
         heading: LIMITS, help: "When to upload",
         availability: not_yet("choosing when to upload", &["always"]) }
+    HASH_PER_DAY { flag: "hash-per-day", key: "hash_per_day", kind: Kind::Size, default: "200GB", value_name: "SIZE|none",
+        heading: LIMITS, help: "NARs that are hashed in a day because peers ask; one peer has a quarter of it" }
     BLOB_QUOTA { flag: "blob-quota", key: "blob_quota", kind: Kind::Size, default: "10GiB",
         value_name: "SIZE|none", heading: LIMITS,
         help: "Disk space for downloads that are not in Nix's store (yet); what was shared does not count" }

@@ -1,6 +1,7 @@
 //! Layers, origins and errors of the configuration as a whole.
 
 use super::*;
+use crate::offer::Filter;
 
 const KEY_A: &str = "a-1:cslAx3mBfuxoBrDcGgaRS0aSDPnTMaVIgCRdSk5CDxU=";
 
@@ -108,7 +109,7 @@ fn a_higher_layer_wins_and_is_named() {
     let config = &loaded.config;
     assert_eq!((config.http_port, config.priority), (4, 3));
     assert_eq!(config.timeout, Duration::from_millis(2500));
-    assert!(config.no_filter);
+    assert_eq!(config.filter, Filter::Everything);
     assert_eq!(origin(&loaded, "server.port"), "command line");
     assert_eq!(
         origin(&loaded, "server.priority"),
@@ -335,11 +336,6 @@ fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
         (&setting::LAN_DISCOVERY, "true"),
         (&setting::SWARM, "mine"),
         (&setting::SWARM_SECRET_FILE, "/x"),
-        (&setting::ANNOUNCE, "all"),
-        (&setting::PRIVATE_KEY, "/x"),
-        (&setting::FILTER_MODE, "rules"),
-        (&setting::FILTER_PATTERN, "*-secret-*"),
-        (&setting::FILTER_CONCURRENCY, "20"),
         (&setting::PROXY_UPSTREAM, "true"),
         (&setting::QUOTA_PER_DAY, "5GB"),
         (&setting::QUOTA_PER_MONTH, "5GB"),
@@ -399,4 +395,29 @@ fn the_daemons_socket_is_the_one_that_nix_would_ask() {
     assert_eq!(of(moved(), "daemon"), daemon(Some("/run/nix")));
     assert_eq!(of(moved(), "unix:///run/b"), daemon(Some("/run/b")));
     assert_eq!(of(moved(), "auto"), peerix_store::NixStore::Auto);
+}
+
+#[test]
+fn filters_and_lists_of_peers_are_read_and_nonsense_is_named() {
+    let id = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let loaded = Lab::new()
+        .user(&format!(
+            "announce = \"shared\"\nallow_peers = [\"{id}\"]\n\
+             [store]\nfilter_mode = \"rules\"\nfilter_patterns = [\"*-mine\"]\nfilter_concurrency = 20\n"
+        ))
+        .load();
+    let config = &loaded.config;
+    assert_eq!(config.filter, Filter::Vouched);
+    assert_eq!(config.filter_concurrency, 20);
+    assert_eq!(config.announce, Some(crate::offer::Announce::Shared));
+    assert_eq!(config.allow_peers[0].to_string(), id);
+    for (setting, value) in [
+        (&setting::FILTER_PATTERN, "[x"),
+        (&setting::FILTER_CONCURRENCY, "0"),
+        (&setting::FILTER_CONCURRENCY, "101"),
+        (&setting::DENY_PEER, "somebody"),
+    ] {
+        let error = Lab::new().flag(setting, &[value]).error();
+        assert!(error.contains(value), "{error}");
+    }
 }

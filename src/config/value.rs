@@ -6,10 +6,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use iroh::RelayUrl;
+use iroh::{EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{Relay, UNLIMITED, WireCompression};
+use crate::offer::{Announce, Filter};
 
 /// Whether `text` is one of the words that switch a feature off.
 pub fn is_off(text: &str) -> bool {
@@ -176,6 +177,45 @@ pub fn http_url(text: &str, what: &str, allow_insecure_http: bool) -> Result<Str
         ));
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// What is offered, as `--filter-mode` names it.
+pub fn filter(text: &str) -> Result<Filter, String> {
+    match text {
+        "nixpkgs" => Ok(Filter::PublicCaches),
+        "rules" => Ok(Filter::Vouched),
+        _ => Err(format!("`{text}` is not a filter: use nixpkgs or rules")),
+    }
+}
+
+/// What is announced.
+pub fn announce(text: &str) -> Result<Announce, String> {
+    match text {
+        "all" => Ok(Announce::All),
+        "shared" => Ok(Announce::Shared),
+        text if is_off(text) => Ok(Announce::None),
+        _ => Err(format!("`{text}`: announce all, shared or none")),
+    }
+}
+
+/// Most requests to an upstream at once: more would be rude.
+const MAX_CONCURRENCY: u16 = 100;
+
+/// How many requests are made at once.
+pub fn concurrency(text: &str) -> Result<usize, String> {
+    match number::<u16>(text)? {
+        count @ 1..=MAX_CONCURRENCY => Ok(count.into()),
+        _ => Err(format!(
+            "`{text}` is not a number from 1 to {MAX_CONCURRENCY}"
+        )),
+    }
+}
+
+/// An endpoint id, as `peerix status` prints it.
+pub fn endpoint_id(text: &str) -> Result<EndpointId, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| format!("`{text}` is not an endpoint id: those are 64 hexadecimal digits"))
 }
 
 /// Reads a public key as `nix.conf` writes it.

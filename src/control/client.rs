@@ -15,7 +15,8 @@ use tokio::net::UnixStream;
 
 use super::{
     AddPeerRequest, DaemonInfo, ForgetRequest, Line, OperationError, PauseRequest, Progress,
-    ScanSummary, ShareRequest, Shared, SharedPath, UnshareRequest, VerifySummary,
+    ScanSummary, ShareHow, ShareRequest, Shared, SharedPath, TrustRequest, UnshareRequest,
+    VerifySummary,
 };
 
 /// Longest wait for the beginning of an answer.
@@ -137,19 +138,19 @@ impl Client {
     /// Shares `paths`.
     ///
     /// # Errors
-    /// [`OperationError::Unconfirmed`] without `yes`, where no public cache has signed something
+    /// [`OperationError::Unconfirmed`] without [`ShareHow::yes`], where no public cache has signed something
     /// in the closures.
     pub async fn share(
         &self,
         paths: &[StorePath],
-        yes: bool,
+        how: ShareHow,
         progress: impl FnMut(Progress),
     ) -> Result<Shared, ClientError> {
         self.stream(
             "/share",
             &ShareRequest {
                 paths: texts(paths),
-                yes,
+                how,
             },
             progress,
         )
@@ -182,6 +183,26 @@ impl Client {
             },
         )
         .await
+    }
+
+    /// Has the daemon trust `key` (`NAME:BASE64`) besides, as long as what is returned lives.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn trust(&self, key: &str) -> Result<TrustedForNow, ClientError> {
+        let request = TrustRequest {
+            key: key.to_owned(),
+        };
+        let body = serde_json::to_vec(&request).map_err(bad)?;
+        let mut answer = self.send(Method::POST, "/trust", body.into()).await?;
+        // The first line says that it holds.
+        let frame = answer.frame().await;
+        let data = frame.and_then(|frame| frame.ok()?.into_data().ok());
+        match serde_json::from_slice(&data.unwrap_or_default()).map_err(bad)? {
+            Line::<()>::Progress(Progress::Trusted) => Ok(TrustedForNow { _answer: answer }),
+            Line::Error(error) => Err(error.into()),
+            _ => Err(bad("the key is not trusted")),
+        }
     }
 
     /// Has the daemon look through its store.
@@ -302,6 +323,13 @@ impl Client {
         let error: Result<OperationError, ClientError> = read_all(answer.into_body()).await;
         Err(error.map_or_else(|_| bad(status), ClientError::Operation))
     }
+}
+
+/// A key that the daemon trusts until this goes.
+#[derive(Debug)]
+pub struct TrustedForNow {
+    // The daemon lets go when the connection ends.
+    _answer: Incoming,
 }
 
 /// Whether the error means that nobody listens.

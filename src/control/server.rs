@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use peerix_store::nix::StorePath;
+use peerix_store::nix::{StorePath, TrustedPublicKey};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
@@ -28,10 +28,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AddPeerRequest, ControlSocket, DaemonInfo, ForgetRequest, Line, OperationError, Operations,
-    PauseRequest, Progress, ShareRequest, UnshareRequest,
+    PauseRequest, Progress, ShareRequest, TrustRequest, UnshareRequest,
     credentials::{Accounts, Caller, may_change},
 };
-use crate::ticket::{MAX_PATHS, PeerAddr};
+use crate::ticket::{MAX_PATHS, PeerAddr, Ticket};
 
 /// Connections at once: a person's commands and a few scripts.
 const MAX_CONNECTIONS: usize = 64;
@@ -148,6 +148,7 @@ fn router(operations: Shared) -> Router {
         .route("/share", post(share))
         .route("/unshare", post(unshare))
         .route("/peers", post(add_peer))
+        .route("/trust", post(trust))
         .route("/scan", post(scan))
         .route("/pause", post(pause))
         .route("/verify", post(verify))
@@ -228,7 +229,21 @@ async fn share(State(operations): State<Shared>, body: Body) -> Response {
         Err(error) => return failure(error),
     };
     streamed(operations, move |operations, progress| {
-        operations.share(paths, request.yes, progress)
+        operations.share(paths, request.how, progress)
+    })
+}
+
+async fn trust(State(operations): State<Shared>, body: Body) -> Response {
+    let request: TrustRequest = match read_json(body).await {
+        Ok(request) => request,
+        Err(error) => return failure(error),
+    };
+    let key = match TrustedPublicKey::parse(&request.key) {
+        Ok(key) => key,
+        Err(error) => return failure(refused(error)),
+    };
+    streamed(operations, move |operations, progress| {
+        operations.trust(key, progress)
     })
 }
 
@@ -282,8 +297,12 @@ async fn unshare(State(operations): State<Shared>, body: Body) -> Response {
 async fn add_peer(State(operations): State<Shared>, body: Body) -> Response {
     let outcome = async {
         let request: AddPeerRequest = read_json(body).await?;
-        let peer: PeerAddr = request.peer.parse().map_err(refused)?;
-        operations.add_peer(peer.0).await
+        let PeerAddr(addr) = request.peer.parse().map_err(refused)?;
+        // `ID@ADDR:PORT` carries no token.
+        let ticket: Option<Ticket> = request.peer.parse().ok();
+        operations
+            .add_peer(addr, ticket.and_then(|ticket| ticket.token))
+            .await
     };
     outcome
         .await

@@ -14,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+const YES: ShareHow = ShareHow {
+    yes: true,
+    private: false,
+};
 const PATH: &str = "/nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-hello";
 
 #[derive(Default)]
@@ -47,6 +51,7 @@ impl Operations for FakeDaemon {
                 store_path: PATH.to_owned(),
                 shared_at: 7,
                 closure_paths: 2,
+                private: false,
             }])
         })
     }
@@ -58,7 +63,7 @@ impl Operations for FakeDaemon {
     fn share(
         &self,
         paths: Vec<StorePath>,
-        yes: bool,
+        how: ShareHow,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<Shared, OperationError>> {
         Box::pin(async move {
@@ -67,8 +72,11 @@ impl Operations for FakeDaemon {
                 let _guard = CountDrop(self.dropped.clone());
                 std::future::pending::<()>().await;
             }
-            if !yes {
-                return Err(OperationError::Unconfirmed { paths });
+            if !how.yes {
+                return Err(OperationError::Unconfirmed {
+                    paths,
+                    makes_key: false,
+                });
             }
             let step = Progress::Hashing {
                 paths_done: 1,
@@ -127,7 +135,23 @@ impl Operations for FakeDaemon {
         Box::pin(async { Ok(serde_json::json!({"hashed": 1})) })
     }
 
-    fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>> {
+    fn trust(
+        &self,
+        _key: TrustedPublicKey,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
+        Box::pin(async move {
+            let _guard = CountDrop(self.dropped.clone());
+            let _ = progress.send(Progress::Trusted).await;
+            std::future::pending().await
+        })
+    }
+
+    fn add_peer(
+        &self,
+        addr: EndpointAddr,
+        _token: Option<ShareToken>,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
         self.peers.lock().unwrap().push(addr);
         Box::pin(async { Ok(()) })
     }
@@ -218,7 +242,7 @@ async fn every_command_reaches_the_daemon_and_its_answer_comes_back() {
     );
     let mut steps = Vec::new();
     let shared = client
-        .share(&[path(PATH)], true, |step| steps.push(step))
+        .share(&[path(PATH)], YES, |step| steps.push(step))
         .await
         .unwrap();
     assert_eq!((shared.paths, steps.len()), (vec![PATH.to_owned()], 1));
@@ -235,11 +259,11 @@ async fn a_refusal_comes_back_as_what_it_is() {
     let lab = Lab::new();
     let client = lab.client().await;
     let unconfirmed = client
-        .share(&[path(PATH)], false, |_| {})
+        .share(&[path(PATH)], ShareHow::default(), |_| {})
         .await
         .unwrap_err();
     assert!(
-        matches!(unconfirmed, ClientError::Operation(OperationError::Unconfirmed { paths }) if paths == [PATH])
+        matches!(unconfirmed, ClientError::Operation(OperationError::Unconfirmed { paths, .. }) if paths == [PATH])
     );
     let refused = client.unshare(&[path(PATH)]).await.unwrap_err();
     assert_eq!(refused.to_string(), format!("{PATH} is not shared"));
@@ -257,7 +281,7 @@ async fn a_client_that_goes_away_ends_its_operation() {
     let lab = Lab::new();
     let client = lab.client().await;
     let endless = path("/nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-endless");
-    let asking = tokio::spawn(async move { client.share(&[endless], true, |_| {}).await });
+    let asking = tokio::spawn(async move { client.share(&[endless], YES, |_| {}).await });
     until("the operation started", || {
         Arc::strong_count(&lab.daemon.dropped) == 2
     })
@@ -274,7 +298,7 @@ async fn stopping_removes_the_socket_whatever_clients_do() {
     let lab = Lab::new();
     let client = lab.client().await;
     let endless = path("/nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-endless");
-    let _asking = tokio::spawn(async move { client.share(&[endless], true, |_| {}).await });
+    let _asking = tokio::spawn(async move { client.share(&[endless], YES, |_| {}).await });
     let _silent = tokio::net::UnixStream::connect(lab.path()).await.unwrap();
     until("the operation started", || {
         Arc::strong_count(&lab.daemon.dropped) == 2

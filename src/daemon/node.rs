@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
 use peerix_store::{
     DatabaseStatus, PathInfo, PathMarker, PauseReason, Store,
-    nix::{NarHash, StorePath, StorePathHash},
+    nix::{NarHash, StorePath, StorePathHash, TrustedPublicKey},
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -21,18 +21,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{
-        DroppedNar, OperationError, Operations, Progress, ScanSummary, Shared, SharedPath,
-        VerifySummary,
+        DroppedNar, OperationError, Operations, Progress, ScanSummary, ShareHow, Shared,
+        SharedPath, VerifySummary,
     },
     http::StatusSource,
     lookup::Lookup,
     metrics::Metrics,
     offer::OfferPolicy,
     peer::peers::Peers,
-    share::{self, gc_root::GcRoots},
+    share::{self, ShareToken, gc_root::GcRoots},
+    state_dir::StateDir,
     substituter::{NarInfoAnswer, OpenNar, Substituter},
     ticket::Ticket,
     transfer::Transfers,
+    trust::Trust,
 };
 
 /// How often a scan says how far it is.
@@ -96,11 +98,16 @@ pub(super) struct Parts {
     pub(super) offer: Arc<OfferPolicy>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) roots: GcRoots,
+    pub(super) no_verify: bool,
+    pub(super) trust: Trust,
+    pub(super) state_dir: Arc<StateDir>,
 }
 
 /// The running node.
 pub(super) struct Node {
-    parts: Parts,
+    pub(super) parts: Parts,
+    /// Shares are recorded in several places: one at a time.
+    pub(super) sharing: tokio::sync::Mutex<()>,
     offered: AtomicU64,
 }
 
@@ -108,6 +115,7 @@ impl Node {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             parts,
+            sharing: tokio::sync::Mutex::default(),
             offered: AtomicU64::new(0),
         }
     }
@@ -278,6 +286,7 @@ impl StatusSource for Node {
             "lan_discovery": false,
             "relay_url": relay_url,
             "direct_addrs": direct_addrs,
+            "no_verify": self.parts.no_verify,
             "nix_database": database,
             "available_hashes": self.offered.load(Ordering::Relaxed),
         })
@@ -352,6 +361,11 @@ impl Operations for Node {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |age| age.as_secs()),
                 closure_paths: share.closure.len() as u64,
+                private: self
+                    .parts
+                    .offer
+                    .share_token((&share.store_path).into())
+                    .is_some(),
             });
             Ok(rows.collect())
         }
@@ -359,55 +373,55 @@ impl Operations for Node {
     }
 
     fn ticket(&self) -> BoxFuture<'_, String> {
-        async move { self.ticket_for(Vec::new()) }.boxed()
+        async move { Ticket::new(self.own_addr(), Vec::new()).to_string() }.boxed()
     }
 
     fn share(
         &self,
         paths: Vec<StorePath>,
-        yes: bool,
+        how: ShareHow,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<Shared, OperationError>> {
-        async move {
-            let parts = &self.parts;
-            let outcome = share::share(
-                &parts.store,
-                &parts.offer,
-                &parts.roots,
-                paths,
-                yes,
-                &progress,
-            )
-            .await?;
-            Ok(Shared {
-                ticket: self.ticket_for(outcome.paths.clone()),
-                paths: outcome
-                    .paths
-                    .iter()
-                    .map(StorePath::to_absolute_path)
-                    .collect(),
-                closure_paths: outcome.closure_paths,
-                closure_bytes: outcome.closure_bytes,
-            })
-        }
-        .boxed()
+        async move { Ok(self.share_paths(paths, how, progress).await?) }.boxed()
     }
 
     fn unshare(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<(), OperationError>> {
         async move {
+            let _one_at_a_time = self.sharing.lock().await;
             share::unshare(&self.parts.store, &self.parts.roots, &paths).await?;
+            self.forget_tokens(&paths)?;
             Ok(())
         }
         .boxed()
     }
 
-    fn add_peer(&self, addr: EndpointAddr) -> BoxFuture<'_, Result<(), OperationError>> {
+    fn trust(
+        &self,
+        key: TrustedPublicKey,
+        progress: mpsc::Sender<Progress>,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
+        async move {
+            let _lease = self.parts.trust.lease(key);
+            let _heard = progress.send(Progress::Trusted).await;
+            std::future::pending().await
+        }
+        .boxed()
+    }
+
+    fn add_peer(
+        &self,
+        addr: EndpointAddr,
+        token: Option<ShareToken>,
+    ) -> BoxFuture<'_, Result<(), OperationError>> {
         async move {
             let id = addr.id;
             if !self.parts.peers.add(addr) {
                 return Err(OperationError::Refused {
                     message: "that ticket is this machine's own: nothing is to be fetched".into(),
                 });
+            }
+            if let (Some(peer), Some(token)) = (self.parts.peers.get(id), token) {
+                peer.show_token(token);
             }
             self.parts
                 .peers
@@ -525,13 +539,13 @@ impl Operations for Node {
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 impl Node {
-    fn ticket_for(&self, paths: Vec<StorePath>) -> String {
+    pub(super) fn own_addr(&self) -> EndpointAddr {
         let mut addr = self.parts.peers.own_addr();
         if addr.addrs.is_empty() {
             let sockets = self.parts.endpoint.bound_sockets();
             addr.addrs
                 .extend(sockets.into_iter().map(TransportAddr::Ip));
         }
-        Ticket { addr, paths }.to_string()
+        addr
     }
 }

@@ -8,6 +8,7 @@ use iroh::{
     endpoint::{BindOpts, PortmapperConfig, presets},
 };
 
+use super::admission::Admission;
 use crate::config::Relay;
 
 /// The UDP port that the firewall opens for iroh.
@@ -35,7 +36,8 @@ pub enum BindError {
 
 /// Binds the endpoint; without `bind` on [`DEFAULT_PORT`], or any free port where that is taken.
 ///
-/// `known` is where addresses of peers are put that tickets and configuration name.
+/// `known` is where addresses of peers are put that tickets and configuration name; `admission`
+/// says with whom connections are made at all.
 ///
 /// # Errors
 /// [`BindError`] where no socket can be bound.
@@ -44,6 +46,7 @@ pub async fn bind(
     relays: &Relay,
     bind: Option<SocketAddr>,
     known: MemoryLookup,
+    admission: Admission,
 ) -> Result<Endpoint, BindError> {
     let builder = || {
         let builder = match relays {
@@ -57,6 +60,7 @@ pub async fn bind(
         builder
             .secret_key(secret_key.clone())
             .address_lookup(known.clone())
+            .hooks(admission.clone())
     };
     if let Some(addr) = bind {
         let reason = |error: &dyn std::fmt::Display| BindError::Address {

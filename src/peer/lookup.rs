@@ -15,7 +15,7 @@ use peerix_store::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::limits;
+use crate::{limits, share::ShareToken};
 
 /// The protocol's name on the wire, for the public swarm.
 pub const ALPN: &[u8] = b"peerix/lookup/1";
@@ -38,6 +38,19 @@ pub struct Request {
     pub mode: Mode,
     /// The paths.
     pub path_hashes: Vec<StorePathHash>,
+    /// Tokens of this provider's private shares that the requester was given.
+    pub tokens: Vec<ShareToken>,
+}
+
+impl Request {
+    /// Asks for these paths, without a token.
+    pub fn new(mode: Mode, path_hashes: Vec<StorePathHash>) -> Self {
+        Self {
+            mode,
+            path_hashes,
+            tokens: Vec::new(),
+        }
+    }
 }
 
 /// The answer for one path.
@@ -304,10 +317,13 @@ pub async fn write_frame<T: Serialize>(
 /// Checks what a stranger's request asks for.
 ///
 /// # Errors
-/// [`WireError::Field`] for more paths than a request may name.
+/// [`WireError::Field`] for more paths or tokens than a request may hold.
 pub fn check_request(request: &Request) -> Result<(), WireError> {
     if request.path_hashes.len() > limits::LOOKUP_MAX_PATHS {
         return Err(WireError::Field { field: "batch" });
+    }
+    if request.tokens.len() > limits::LOOKUP_MAX_TOKENS {
+        return Err(WireError::Field { field: "tokens" });
     }
     Ok(())
 }
@@ -404,10 +420,7 @@ mod tests {
 
     #[test]
     fn a_batch_above_the_limit_is_refused() {
-        let request = |n| Request {
-            mode: Mode::Narinfo,
-            path_hashes: vec![StorePathHash::from_bytes([1; 20]); n],
-        };
+        let request = |n| Request::new(Mode::Narinfo, vec![StorePathHash::from_bytes([1; 20]); n]);
         assert!(check_request(&request(limits::LOOKUP_MAX_PATHS)).is_ok());
         assert!(check_request(&request(limits::LOOKUP_MAX_PATHS + 1)).is_err());
         assert!(

@@ -19,7 +19,7 @@ use super::{
     peers::Peer,
     score::Fault,
 };
-use crate::limits;
+use crate::{limits, share::ShareToken};
 
 /// One path that somebody waits for.
 #[derive(Debug)]
@@ -82,12 +82,12 @@ pub(super) async fn serve(
                 for mode in [Mode::Narinfo, Mode::Presence, Mode::WantedNow] {
                     let mine: Vec<Wanted> = batch.extract_if(.., |w| w.mode == mode).collect();
                     if !mine.is_empty() {
-                        under_way.spawn(ask(connection.clone(), mode, mine));
+                        under_way.spawn(ask(connection.clone(), mode, mine, peer.tokens()));
                     }
                 }
             }
             () = tokio::time::sleep(probe_wait), if peer.is_silent() && under_way.is_empty() => {
-                under_way.spawn(ask(connection.clone(), Mode::Presence, Vec::new()));
+                under_way.spawn(ask(connection.clone(), Mode::Presence, Vec::new(), Vec::new()));
             }
         }
     }
@@ -98,6 +98,7 @@ async fn ask(
     connection: Connection,
     mode: Mode,
     wanted: Vec<Wanted>,
+    tokens: Vec<ShareToken>,
 ) -> Result<Duration, WireError> {
     let exchange = async {
         let started = Instant::now();
@@ -105,6 +106,7 @@ async fn ask(
         let request = Request {
             mode,
             path_hashes: wanted.iter().map(|w| w.path_hash).collect(),
+            tokens,
         };
         lookup::write_frame(&mut send, &request, limits::LOOKUP_MAX_REQUEST).await?;
         send.finish().map_err(|_| WireError::Stream)?;

@@ -1,8 +1,9 @@
 //! Answers lookups of other peers from this machine's store, under the sharing policy.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use iroh::{
+    EndpointId,
     endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -14,7 +15,10 @@ use crate::{
     limits,
     metrics::Metrics,
     offer::OfferPolicy,
-    peer::lookup::{self, Answer, Mode, Request, SignedFields, WireError},
+    peer::{
+        budget::{Budgets, ConnectionSlot},
+        lookup::{self, Answer, Mode, Request, SignedFields, WireError},
+    },
 };
 
 /// The handler of [`lookup::ALPN`].
@@ -23,6 +27,7 @@ pub struct LookupServer {
     store: Store,
     offer: Arc<OfferPolicy>,
     metrics: Arc<Metrics>,
+    budgets: Budgets,
     connections: Arc<Semaphore>,
 }
 
@@ -33,18 +38,26 @@ impl std::fmt::Debug for LookupServer {
 }
 
 impl LookupServer {
-    /// Makes a handler that offers what `offer` allows out of `store`.
-    pub fn new(store: Store, offer: Arc<OfferPolicy>, metrics: Arc<Metrics>) -> Self {
+    /// Makes a handler that offers what `offer` allows out of `store`, to each peer within its
+    /// budget.
+    pub fn new(
+        store: Store,
+        offer: Arc<OfferPolicy>,
+        metrics: Arc<Metrics>,
+        budgets: Budgets,
+    ) -> Self {
         Self {
             store,
             offer,
             metrics,
+            budgets,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
         }
     }
 
-    /// Answers one request, as a pure question to the store and the policy.
-    pub async fn answer(&self, request: &Request) -> Vec<Answer> {
+    /// Answers one request of `peer`, by the store and the policy.
+    pub async fn answer(&self, peer: EndpointId, request: &Request) -> Vec<Answer> {
+        self.offer.grant(peer, &request.tokens);
         let hashes = request.path_hashes.clone();
         let nars = match self.store.nars(hashes).await {
             Ok(nars) => nars,
@@ -59,9 +72,8 @@ impl LookupServer {
         let nars = nars.into_iter().zip(&request.path_hashes).map(coming);
         let answering = nars.map(|nar| async move {
             match nar {
-                Some(nar) if self.offer.is_offered(&self.store, &nar.info) => {
-                    let nar = self.hash_small(nar, request.mode).await;
-                    self.claim(nar, request.mode)
+                Some(nar) if self.offer.is_offered_to(peer, &self.store, &nar.info) => {
+                    self.claim(peer, nar, request.mode).await
                 }
                 _ => Answer::Absent,
             }
@@ -69,21 +81,24 @@ impl LookupServer {
         futures_util::future::join_all(answering).await
     }
 
-    /// Hashes a small NAR on the spot: cheaper than a second round trip.
-    async fn hash_small(&self, mut nar: LocalNar, mode: Mode) -> LocalNar {
-        let small = nar.info.nar_size <= limits::HASH_AT_ONCE;
-        if mode != Mode::Presence && small && matches!(nar.state, NarState::Unhashed) {
-            let hashing = self.store.hash_nar(nar.info.path_hash());
-            if let Ok(Ok(blob_hash)) = timeout(limits::HASH_AT_ONCE_WAIT, hashing).await {
-                nar.state = NarState::Ready(blob_hash);
-            }
-        }
-        nar
-    }
-
-    fn claim(&self, nar: LocalNar, mode: Mode) -> Answer {
-        let fields = (mode != Mode::Presence).then(|| SignedFields::of(&nar.info));
+    /// What is told of an offered NAR, whose hashing may start with that.
+    async fn claim(&self, peer: EndpointId, mut nar: LocalNar, mode: Mode) -> Answer {
         let total = nar.info.nar_size;
+        let is_unhashed = matches!(nar.state, NarState::Unhashed);
+        let hashes = match mode {
+            Mode::Presence => false,
+            Mode::Narinfo => total <= limits::HASH_ON_LOOKUP,
+            Mode::WantedNow => true,
+        };
+        if is_unhashed && hashes {
+            if !self.budgets.may_hash(peer, total, Instant::now()) {
+                debug!("no hashing is left for this peer today");
+                return Answer::Absent;
+            }
+            nar.state = self.start_hashing(&nar).await;
+        }
+        let fields =
+            (mode != Mode::Presence).then(|| SignedFields::of(&self.offer.told(&self.store, &nar)));
         match nar.state {
             NarState::Ready(blob_hash) if nar.source == Source::Partial => Answer::Part {
                 blob_hash: *blob_hash.as_bytes(),
@@ -98,25 +113,37 @@ impl LookupServer {
                 total,
                 fields,
             },
-            NarState::Unhashed => {
-                if mode == Mode::WantedNow
-                    || (mode == Mode::Narinfo && total <= limits::HASH_ON_LOOKUP)
-                {
-                    self.store.start_hashing(nar.info.path_hash());
-                }
-                Answer::Hashing {
-                    done: 0,
-                    total,
-                    fields,
-                }
-            }
+            NarState::Unhashed => Answer::Hashing {
+                done: 0,
+                total,
+                fields,
+            },
             _ => Answer::Absent,
         }
+    }
+
+    /// Hashes a small NAR on the spot, which is cheaper than a second round trip, and starts with
+    /// a larger one.
+    async fn start_hashing(&self, nar: &LocalNar) -> NarState {
+        let path_hash = nar.info.path_hash();
+        if nar.info.nar_size <= limits::HASH_AT_ONCE {
+            let hashing = self.store.hash_nar(path_hash);
+            if let Ok(Ok(blob_hash)) = timeout(limits::HASH_AT_ONCE_WAIT, hashing).await {
+                return NarState::Ready(blob_hash);
+            }
+        }
+        self.store.start_hashing(path_hash);
+        NarState::Unhashed
     }
 
     async fn serve(self, connection: Connection) {
         let Ok(_slot) = self.connections.clone().try_acquire_owned() else {
             connection.close(2u32.into(), b"busy");
+            return;
+        };
+        let peer = connection.remote_id();
+        let Some(own) = self.budgets.connection(peer).map(Arc::new) else {
+            connection.close(2u32.into(), b"too many connections");
             return;
         };
         let streams = Arc::new(Semaphore::new(limits::LOOKUP_STREAMS));
@@ -127,21 +154,22 @@ impl LookupServer {
             let Ok((send, recv)) = connection.accept_bi().await else {
                 return;
             };
-            let server = self.clone();
+            let (server, own) = (self.clone(), own.clone());
             tokio::spawn(
                 async move {
-                    if let Err(error) = server.serve_stream(send, recv).await {
+                    if let Err(error) = server.serve_stream(&own, send, recv).await {
                         debug!(%error, "lookup refused");
                     }
                     drop(slot);
                 }
-                .instrument(debug_span!("lookup", peer = %connection.remote_id().fmt_short())),
+                .instrument(debug_span!("lookup", peer = %peer.fmt_short())),
             );
         }
     }
 
     async fn serve_stream(
         &self,
+        own: &ConnectionSlot,
         mut send: SendStream,
         mut recv: RecvStream,
     ) -> Result<(), WireError> {
@@ -158,7 +186,8 @@ impl LookupServer {
             let _ = send.reset(1u32.into());
             return Err(error);
         }
-        let answers = self.answer(&request).await;
+        own.lookups(request.path_hashes.len()).await;
+        let answers = self.answer(own.peer(), &request).await;
         let found = answers
             .iter()
             .filter(|a| !matches!(a, Answer::Absent))

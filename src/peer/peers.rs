@@ -36,7 +36,7 @@ use super::{
         decoder,
     },
 };
-use crate::{config::WireCompression, limits, metrics::Metrics};
+use crate::{config::WireCompression, limits, metrics::Metrics, share::ShareToken};
 
 /// Connections kept to one provider: two carry range streams better than one on a fast path.
 const BLOB_CONNECTIONS: usize = 2;
@@ -60,6 +60,7 @@ pub struct Peer {
     pub(super) queue: mpsc::Sender<Wanted>,
     silent: AtomicBool,
     score: Mutex<Score>,
+    tokens: Mutex<Vec<ShareToken>>,
     blobs: Kept,
     framed: Kept,
     wire: Arc<Mutex<Record>>,
@@ -131,6 +132,7 @@ impl Peers {
             queue,
             silent: AtomicBool::new(false),
             score: Mutex::default(),
+            tokens: Mutex::default(),
             blobs: Default::default(),
             framed: Default::default(),
             wire: Arc::default(),
@@ -390,6 +392,21 @@ impl Peer {
         let (wanted, answer) = Wanted::new(mode, path_hash);
         self.queue.try_send(wanted).ok()?;
         answer.await.ok()
+    }
+
+    /// Shows this token with each lookup from now on: a ticket of this peer's carried it.
+    pub fn show_token(&self, token: ShareToken) {
+        let mut tokens = lock(&self.tokens);
+        tokens.retain(|known| *known != token);
+        tokens.push(token);
+        if tokens.len() > limits::LOOKUP_MAX_TOKENS {
+            // The oldest one goes.
+            tokens.remove(0);
+        }
+    }
+
+    pub(super) fn tokens(&self) -> Vec<ShareToken> {
+        lock(&self.tokens).clone()
     }
 
     /// Notes that a lookup's deadline passed without an answer: it is not asked until it answers.

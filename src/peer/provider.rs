@@ -11,7 +11,7 @@ use std::{io, sync::Arc};
 use bao_tree::ChunkRanges;
 use bytes::{Bytes, BytesMut};
 use iroh::{
-    TransportAddr,
+    EndpointId, TransportAddr,
     endpoint::{Connection, RecvStream, SendStream, VarInt},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -20,12 +20,13 @@ use iroh_blobs::protocol::{
 };
 use peerix_store::{Blob, BlobHash, LocalNar, Store};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc},
     time::timeout,
 };
 use tracing::{Instrument, debug, debug_span};
 
 use super::{
+    budget::Budgets,
     rate::UploadLimits,
     wire::{self, Compression, pace::Link, writer::Piece},
 };
@@ -42,6 +43,7 @@ struct Inner {
     compression: Compression,
     metrics: Arc<Metrics>,
     sent: Box<dyn Fn(iroh::EndpointId, u64) + Send + Sync>,
+    budgets: Budgets,
     connections: Arc<Semaphore>,
     requests: Arc<Semaphore>,
 }
@@ -88,6 +90,7 @@ impl Provider {
         limits: Arc<UploadLimits>,
         compression: Compression,
         metrics: Arc<Metrics>,
+        budgets: Budgets,
         sent: impl Fn(iroh::EndpointId, u64) + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -97,6 +100,7 @@ impl Provider {
             compression,
             metrics,
             sent: Box::new(sent),
+            budgets,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
             requests: Arc::new(Semaphore::new(limits::BLOB_REQUESTS)),
         }))
@@ -105,6 +109,10 @@ impl Provider {
     async fn serve(self, connection: Connection) {
         let Ok(_slot) = self.0.connections.clone().try_acquire_owned() else {
             connection.close(2u32.into(), b"busy");
+            return;
+        };
+        let Some(own) = self.0.budgets.connection(connection.remote_id()) else {
+            connection.close(2u32.into(), b"too many connections");
             return;
         };
         let streams = Arc::new(Semaphore::new(limits::BLOB_STREAMS));
@@ -119,14 +127,23 @@ impl Provider {
             let provider = self.clone();
             let connection = connection.clone();
             let observers = observers.clone();
+            let requests = own.blob_requests();
             let span = debug_span!("blob", peer = %connection.remote_id().fmt_short());
             tokio::spawn(
                 async move {
-                    let serving =
-                        provider.serve_stream(&connection, &mut send, recv, slot, &observers);
+                    let turns = Turns {
+                        slot,
+                        requests: &requests,
+                        observers: &observers,
+                    };
+                    let serving = provider.serve_stream(&connection, &mut send, recv, turns);
                     if let Err(error) = serving.await {
                         debug!(%error, "request ended early");
                         let _ = send.reset(error.code());
+                        // Who means well reads what it asked for: the rest would stall as well.
+                        if matches!(error, ServeError::Stalled) {
+                            connection.close(error.code(), b"stalled");
+                        }
                     }
                 }
                 .instrument(span),
@@ -139,12 +156,15 @@ impl Provider {
         connection: &Connection,
         send: &mut SendStream,
         recv: RecvStream,
-        slot: OwnedSemaphorePermit,
-        observers: &Semaphore,
+        turns: Turns<'_>,
     ) -> Result<(), ServeError> {
         let request = timeout(limits::BLOB_WRITE_TIMEOUT, read_request(recv))
             .await
             .map_err(|_| ServeError::Stalled)??;
+        let _own_slot = match request {
+            Request::Observe(_) => None,
+            _ => Some(turn(turns.requests).await?),
+        };
         match request {
             Request::Get(get) => {
                 let ranges = single_blob(&get.ranges)?;
@@ -164,8 +184,11 @@ impl Provider {
             Request::Observe(_) if is_framed(connection) => return Err(ServeError::Refused),
             Request::Observe(observe) => {
                 // It lasts, and costs next to nothing: requests for bytes do not wait for it.
-                drop(slot);
-                let _observer = observers.try_acquire().map_err(|_| ServeError::Busy)?;
+                drop(turns.slot);
+                let _observer = turns
+                    .observers
+                    .try_acquire()
+                    .map_err(|_| ServeError::Busy)?;
                 self.observe(connection, send, observe.hash).await?;
             }
             _ => return Err(ServeError::Refused),
@@ -174,7 +197,11 @@ impl Provider {
     }
 
     /// Finds an offered blob; what is not offered looks like what is not there.
-    async fn offered(&self, hash: BlobHash) -> Result<(Blob, LocalNar), ServeError> {
+    async fn offered(
+        &self,
+        peer: EndpointId,
+        hash: BlobHash,
+    ) -> Result<(Blob, LocalNar), ServeError> {
         let store = &self.0.store;
         let path_hash = store
             .path_of_blob(hash)
@@ -185,7 +212,7 @@ impl Provider {
             None => store.partial_nar(path_hash).await,
         };
         let nar = nar.ok_or(ServeError::NotOffered)?;
-        if !self.0.offer.is_offered(store, &nar.info) {
+        if !self.0.offer.is_offered_to(peer, store, &nar.info) {
             return Err(ServeError::NotOffered);
         }
         let blob = store.open_blob(hash).await;
@@ -199,13 +226,10 @@ impl Provider {
         hash: BlobHash,
         ranges: ChunkRanges,
     ) -> Result<(), ServeError> {
-        let turn = timeout(limits::BLOB_TURN, self.0.requests.acquire()).await;
-        let _slot = turn
-            .map_err(|_| ServeError::Busy)?
-            .map_err(|_| ServeError::Gone)?;
-        let (blob, nar) = self.offered(hash).await?;
-        let _kept = self.0.store.keep_while_read(&nar);
+        let _slot = turn(&self.0.requests).await?;
         let peer = connection.remote_id();
+        let (blob, nar) = self.offered(peer, hash).await?;
+        let _kept = self.0.store.keep_while_read(&nar);
         let public = is_public(connection);
         let size = blob.size().to_le_bytes();
         let (pieces, mut encoded) = mpsc::channel::<Piece>(2);
@@ -272,7 +296,7 @@ impl Provider {
         send: &mut SendStream,
         hash: BlobHash,
     ) -> Result<(), ServeError> {
-        self.may_observe(hash).await?;
+        self.may_observe(connection.remote_id(), hash).await?;
         let mut watch = self.0.store.watch_held(hash);
         let mut told = ChunkRanges::empty();
         let mut first = true;
@@ -305,13 +329,13 @@ impl Provider {
     }
 
     /// Whether what is held of a blob may be told: it is offered, or is on its way and will be.
-    async fn may_observe(&self, hash: BlobHash) -> Result<(), ServeError> {
+    async fn may_observe(&self, peer: EndpointId, hash: BlobHash) -> Result<(), ServeError> {
         let store = &self.0.store;
         let coming = store.coming_blob(hash);
         if coming.is_some_and(|info| self.0.offer.is_offered(store, &info)) {
             return Ok(());
         }
-        self.offered(hash).await.map(drop)
+        self.offered(peer, hash).await.map(drop)
     }
 }
 
@@ -322,6 +346,24 @@ impl ProtocolHandler for Provider {
         let _ = task.await;
         Ok(())
     }
+}
+
+/// What one request has to have a turn in.
+struct Turns<'a> {
+    /// A stream of its connection.
+    slot: OwnedSemaphorePermit,
+    /// Blob requests of its peer.
+    requests: &'a Semaphore,
+    /// Observers of its connection.
+    observers: &'a Semaphore,
+}
+
+/// Waits for a turn, and not for long.
+async fn turn(slots: &Semaphore) -> Result<SemaphorePermit<'_>, ServeError> {
+    timeout(limits::BLOB_TURN, slots.acquire())
+        .await
+        .map_err(|_| ServeError::Busy)?
+        .map_err(|_| ServeError::Gone)
 }
 
 /// Reads a request of bounded size: one byte for its type, then postcard up to the end.

@@ -2,7 +2,7 @@
 
 use peerix_store::nix::StorePath;
 
-use super::gc_root::GcRootError;
+use super::{gc_root::GcRootError, tokens::TokensError};
 use crate::control::OperationError;
 
 /// Why nothing was shared, or not taken back.
@@ -20,6 +20,17 @@ pub enum ShareError {
     Unconfirmed {
         /// The absolute store paths.
         paths: Vec<String>,
+        /// Whether a key has to be made to sign something that nobody has signed.
+        makes_key: bool,
+    },
+    /// The tokens of private shares can't be kept.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// A key for what nobody has signed can't be made.
+    #[error("no key can be made to sign what nobody has signed: {reason}")]
+    Key {
+        /// What happened.
+        reason: String,
     },
     /// The files are not what Nix's database says they are.
     #[error(
@@ -52,11 +63,24 @@ impl From<ShareError> for OperationError {
     fn from(error: ShareError) -> Self {
         let message = error.to_string();
         match error {
-            ShareError::Unconfirmed { paths } => OperationError::Unconfirmed { paths },
+            ShareError::Unconfirmed { paths, makes_key } => {
+                OperationError::Unconfirmed { paths, makes_key }
+            }
             ShareError::NotValid { .. }
             | ShareError::WrongNar { .. }
             | ShareError::NotShared { .. } => OperationError::Refused { message },
-            ShareError::GcRoot(_) | ShareError::Store { .. } => OperationError::Failed { message },
+            ShareError::GcRoot(_)
+            | ShareError::Store { .. }
+            | ShareError::Tokens(_)
+            | ShareError::Key { .. } => OperationError::Failed { message },
+        }
+    }
+}
+
+impl From<TokensError> for OperationError {
+    fn from(error: TokensError) -> Self {
+        OperationError::Failed {
+            message: error.to_string(),
         }
     }
 }

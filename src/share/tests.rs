@@ -10,7 +10,10 @@ use std::{
 use peerix_store::{Config, NixStore};
 
 use super::*;
-use crate::config::value::public_key;
+use crate::{
+    config::value::public_key,
+    offer::{Filter, OfferRules},
+};
 
 /// A Nix store below a directory, made by the real Nix, and ours over it.
 struct Lab {
@@ -79,8 +82,12 @@ impl Lab {
     }
 
     async fn share(&self, paths: &[&StorePath], yes: bool) -> Result<Outcome, ShareError> {
-        self.share_under(&OfferPolicy::new(Vec::new(), false), paths, yes)
-            .await
+        self.share_under(
+            &OfferPolicy::new(OfferRules::public(Vec::new())),
+            paths,
+            yes,
+        )
+        .await
     }
 
     async fn share_under(
@@ -91,7 +98,7 @@ impl Lab {
     ) -> Result<Outcome, ShareError> {
         let (progress, _unread) = mpsc::channel(1);
         let paths = paths.iter().map(|path| (*path).clone()).collect();
-        share(&self.store, offer, &self.roots, paths, yes, &progress).await
+        share(&self.store, offer, &self.roots, paths, yes, None, &progress).await
     }
 
     /// Names of the garbage collector roots, sorted.
@@ -187,7 +194,7 @@ async fn what_no_public_cache_signed_needs_somebodys_word() {
     let mut all = vec![top.to_string(), below.to_string()];
     all.sort();
     assert!(
-        matches!(&error, ShareError::Unconfirmed { paths } if *paths == all),
+        matches!(&error, ShareError::Unconfirmed { paths, .. } if *paths == all),
         "{error}"
     );
     lab.assert_nothing_is_shared().await;
@@ -223,9 +230,13 @@ async fn what_a_public_cache_signed_needs_none() {
         .unwrap();
     assert!(signed.status.success(), "{signed:?}");
     let key = public_key(fs::read_to_string(public).unwrap().trim()).unwrap();
-    lab.share_under(&OfferPolicy::new(vec![key], false), &[&top], false)
-        .await
-        .unwrap();
+    lab.share_under(
+        &OfferPolicy::new(OfferRules::public(vec![key])),
+        &[&top],
+        false,
+    )
+    .await
+    .unwrap();
     assert_eq!(lab.root_names(), [top.to_basename()]);
 }
 
@@ -286,10 +297,21 @@ async fn progress_ends_with_everything() {
     let Some(lab) = Lab::new().await else { return };
     let (top, _) = lab.two_paths("x");
     let (progress, mut steps) = mpsc::channel(64);
-    let offer = OfferPolicy::new(Vec::new(), true);
-    share(&lab.store, &offer, &lab.roots, vec![top], false, &progress)
-        .await
-        .unwrap();
+    let offer = OfferPolicy::new(OfferRules {
+        filter: Filter::Everything,
+        ..OfferRules::public(Vec::new())
+    });
+    share(
+        &lab.store,
+        &offer,
+        &lab.roots,
+        vec![top],
+        false,
+        None,
+        &progress,
+    )
+    .await
+    .unwrap();
     drop(progress);
     let mut last = None;
     while let Ok(Some(step)) = tokio::time::timeout(Duration::from_secs(10), steps.recv()).await {

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::signing::SigningKeyError;
+
 /// Why a state directory can't be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +66,9 @@ pub enum StateDirError {
         /// Its length in bytes.
         length: u64,
     },
+    /// This host's own signing key can't be used.
+    #[error(transparent)]
+    SigningKey(#[from] SigningKeyError),
     /// Any other failure.
     #[error("{}: {source}", path.display())]
     Io {

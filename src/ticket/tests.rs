@@ -14,10 +14,8 @@ fn ticket(seed: u8, ports: &[u16], names: &[String]) -> Ticket {
     let paths = names
         .iter()
         .map(|name| StorePath::from_parts([seed; 20], name).unwrap());
-    Ticket {
-        addr: EndpointAddr::from_parts(id, addrs.chain([relay])),
-        paths: paths.collect(),
-    }
+    let addr = EndpointAddr::from_parts(id, addrs.chain([relay]));
+    Ticket::new(addr, paths.collect())
 }
 
 fn sample() -> Ticket {
@@ -143,4 +141,30 @@ proptest! {
         checked.extend(checksum);
         let _ = Ticket::decode(&checked);
     }
+}
+
+#[test]
+fn a_key_and_a_token_travel_with_a_ticket() {
+    let key = TrustedPublicKey::parse("host-1:ySHE64U3am04Omdj/HKI83vIJS+oAMIqv5g73MUbYYM=");
+    let full = Ticket {
+        key: key.ok(),
+        token: Some(ShareToken::from_bytes([3; 16])),
+        ..sample()
+    };
+    assert!(full.key.is_some());
+    assert_eq!(full.to_string().parse::<Ticket>().unwrap(), full);
+    // Without them it is a ticket that every build reads.
+    let open = Ticket {
+        key: None,
+        token: None,
+        ..full.clone()
+    };
+    assert_eq!(open, sample());
+    assert!(open.to_string().len() < full.to_string().len());
+    // Every beginning of one is damaged, and so is a name that a terminal would act on.
+    let text = full.to_string();
+    for length in 6..text.len() {
+        assert!(text[..length].parse::<Ticket>().is_err());
+    }
+    assert!(super::key(("a\x1b[2J".to_owned(), [0; 32])).is_err());
 }

@@ -271,3 +271,16 @@ proptest! {
         prop_assert!(trust.check(&info).is_err());
     }
 }
+
+#[test]
+fn a_lease_trusts_a_key_as_long_as_it_is_held() {
+    let signer = Signer::new("host-1", 3);
+    let info = signer.signed(made_up(1, [2; 32], 96));
+    let trust = Trust::new(Vec::new(), false);
+    let lease = trust.clone().lease(signer.public());
+    let second = trust.lease(signer.public());
+    drop(lease);
+    assert_eq!(trust.check(&info), Ok(()));
+    drop(second);
+    assert!(trust.check(&info).is_err());
+}

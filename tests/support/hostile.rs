@@ -418,10 +418,10 @@ impl Client {
         store_paths: &[&str],
     ) -> Vec<Answer> {
         let connection = self.connect(peer, lookup::ALPN).expect("a connection");
-        let request = Request {
+        let request = Request::new(
             mode,
-            path_hashes: store_paths.iter().map(|path| path_hash(path)).collect(),
-        };
+            store_paths.iter().map(|path| path_hash(path)).collect(),
+        );
         self.block_on(async {
             let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
             lookup::write_frame(&mut send, &request, limits::LOOKUP_MAX_REQUEST)

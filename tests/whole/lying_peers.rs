@@ -474,10 +474,7 @@ fn an_oversized_batch_is_refused() {
     let connection = client.connect(&address, ALPN).expect("a connection");
     let hash =
         crate::support::hostile::path_hash(&crate::support::nix_store::store_path_named("x"));
-    let request = Request {
-        mode: Mode::Narinfo,
-        path_hashes: vec![hash; 100_000],
-    };
+    let request = Request::new(Mode::Narinfo, vec![hash; 100_000]);
     let frame = encode(&request, usize::MAX).expect("an encoding");
     let refused = client.block_on(async {
         let (mut send, mut recv) = connection.open_bi().await.expect("a stream");

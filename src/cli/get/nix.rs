@@ -27,6 +27,8 @@ pub(super) struct Options {
     pub(super) store: Option<String>,
     /// Where to link the first path.
     pub(super) out_link: Option<PathBuf>,
+    /// Keys to trust for this command, as `nix.conf` writes them.
+    pub(super) keys: Vec<String>,
     /// Whatever else nix-store is given.
     pub(super) others: Vec<String>,
 }
@@ -80,6 +82,10 @@ fn arguments(paths: &[StorePath], options: &Options) -> Vec<String> {
         ("max-jobs", "0"),
     ] {
         arguments.extend(["--option".to_owned(), name.to_owned(), value.to_owned()]);
+    }
+    if !options.keys.is_empty() {
+        let keys = options.keys.join(" ");
+        arguments.extend(["--option", "extra-trusted-public-keys", &keys].map(str::to_owned));
     }
     arguments.extend(options.others.iter().cloned());
     arguments
@@ -140,12 +146,14 @@ mod tests {
             substituter: "http://127.0.0.1:12304".to_owned(),
             store: Some("local?root=/b".to_owned()),
             out_link: Some("hello".into()),
+            keys: vec!["host-1:AAAA".to_owned()],
             others: vec!["--quiet".to_owned()],
         };
         assert_eq!(
             arguments(&[path], &options).join(" "),
             "--store local?root=/b --realise /nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-hello --add-root hello --indirect \
-             --option extra-substituters http://127.0.0.1:12304 --option narinfo-cache-negative-ttl 0 --option max-jobs 0 --quiet"
+             --option extra-substituters http://127.0.0.1:12304 --option narinfo-cache-negative-ttl 0 --option max-jobs 0 \
+             --option extra-trusted-public-keys host-1:AAAA --quiet"
         );
     }
 

@@ -62,7 +62,7 @@ impl NarInfoServer {
         if !older.offer.is_offered(&older.store, &nar.info) {
             return None;
         }
-        let text = text(&nar.info);
+        let text = text(&older.offer.told(&older.store, &nar));
         if text.len() > limits::OLDER_MAX_NARINFO {
             return None;
         }

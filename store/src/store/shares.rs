@@ -88,6 +88,15 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Tells in how many shares a path is. From memory.
+    #[must_use]
+    pub fn share_count(&self, path_hash: StorePathHash) -> usize {
+        let shared = self.0.shared.read().unwrap_or_else(PoisonError::into_inner);
+        shared.get(&path_hash).copied().unwrap_or_default()
+    }
+}
+
 impl Inner {
     pub(super) fn is_shared(&self, path_hash: StorePathHash) -> bool {
         let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);

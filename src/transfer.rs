@@ -386,6 +386,7 @@ impl Transfer {
 
     fn has_read_to(&self, offset: u64) {
         self.read_to.fetch_max(offset, Ordering::AcqRel);
+        self.download.has_read_to(offset);
         self.read_on.notify_one();
     }
 }

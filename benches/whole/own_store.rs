@@ -230,6 +230,29 @@ pub fn get_timed(address: SocketAddr, target: &str) -> (u64, Duration) {
     (size, first)
 }
 
+/// Reads the first `bytes` of a body and tells the longest time in which nothing came of it.
+pub fn longest_pause(address: SocketAddr, target: &str, bytes: u64) -> Duration {
+    let mut stream = http::connect(address).expect("a connection");
+    write!(
+        stream,
+        "GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .expect("an open connection");
+    let mut reader = BufReader::with_capacity(16 * 1024, stream);
+    let (status, _) = http::read_head(&mut reader).expect("an answer");
+    assert_eq!(status, 200);
+    let mut buffer = vec![0; 256 * 1024];
+    let (mut read, mut longest) = (0, Duration::ZERO);
+    while read < bytes {
+        let asked = Instant::now();
+        let n = reader.read(&mut buffer).expect("an open connection");
+        assert_ne!(n, 0, "cut after {read} bytes");
+        longest = longest.max(asked.elapsed());
+        read += n as u64;
+    }
+    longest
+}
+
 fn drain(stream: &mut TcpStream) -> u64 {
     let mut buffer = vec![0; 256 * 1024];
     let mut size = 0;

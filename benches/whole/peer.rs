@@ -176,6 +176,23 @@ fn stock_get(address: &EndpointAddr, hash: BlobHash) -> Duration {
     Duration::from_secs_f64(text.trim().parse().expect("seconds"))
 }
 
+/// Gets `blob` so many times from one stock provider in memory.
+pub fn stock_series(blob: &[u8], runs: usize) -> Series {
+    let hash = BlobHash::from_bytes(*blake3::hash(blob).as_bytes());
+    let stock = StockProvider::start(blob);
+    let mut series = Series::default();
+    for _ in 0..runs {
+        let (before, ended) = (cpu_of(stock.child.id()), cpu_of_children());
+        let taken = stock_get(&stock.address, hash);
+        series.add(
+            taken,
+            cpu_of_children() - ended,
+            cpu_of(stock.child.id()) - before,
+        );
+    }
+    series
+}
+
 /// Plays the part of a process of its own.
 pub fn play(role: &str) {
     match role {

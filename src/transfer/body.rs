@@ -61,9 +61,14 @@ impl TransferBody {
             }
         };
         let piece = offset..readable.min(end).min(offset + limits::BODY_PIECE);
-        let download = self.0.download.clone();
-        let reading = tokio::task::spawn_blocking(move || download.read_at(piece));
-        let bytes = reading.await.map_err(io::Error::other)??;
+        let bytes = match self.0.download.recent(piece.clone()) {
+            Some(bytes) => bytes,
+            None => {
+                let download = self.0.download.clone();
+                let reading = tokio::task::spawn_blocking(move || download.read_at(piece));
+                reading.await.map_err(io::Error::other)??
+            }
+        };
         self.0.has_read_to(offset + bytes.len() as u64);
         Ok(bytes)
     }

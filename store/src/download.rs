@@ -33,8 +33,12 @@ mod area;
 mod begin;
 mod follow;
 mod keep;
+mod recent;
+
+pub(crate) use recent::RecentBytes;
 
 use area::Area;
+use recent::Recent;
 
 /// A download; clones share it.
 ///
@@ -53,6 +57,11 @@ pub(crate) struct Inflight {
     info: OnceLock<PathInfo>,
     data: Area,
     outboard: Area,
+    /// What lately came of one in files.
+    recent: Recent,
+    /// How far it was hashed, and read by whoever reads it first.
+    hashed: AtomicU64,
+    read: AtomicU64,
     have: Mutex<ChunkRanges>,
     watermark: watch::Sender<u64>,
     verdict: watch::Sender<Option<Result<(), VerifyError>>>,
@@ -104,6 +113,11 @@ impl Download {
             rest = others;
             written |= inflight.write_run(first.offset, together)?;
         }
+        if inflight.is_in_file() {
+            for leaf in leaves {
+                inflight.recent.put(leaf.offset, &leaf.data);
+            }
+        }
         inflight.add(&written);
         if inflight.is_in_file() {
             let bytes = leaves.iter().map(|leaf| leaf.data.len() as u64).sum();
@@ -134,10 +148,32 @@ impl Download {
         self.0.watermark.subscribe()
     }
 
+    /// Returns the first bytes of `range`, if they lie in memory. Never blocks.
+    ///
+    /// What lies above the watermark is not returned.
+    #[must_use]
+    pub fn recent(&self, range: Range<u64>) -> Option<Bytes> {
+        if range.is_empty() || range.end > *self.0.watermark.borrow() {
+            return None;
+        }
+        let bytes = self.0.recent.get(range.start)?;
+        let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        Some(bytes.slice(..bytes.len().min(wanted)))
+    }
+
+    /// Notes that whoever reads first has read so far: what lies before needn't stay in memory.
+    pub fn has_read_to(&self, offset: u64) {
+        self.0.read.fetch_max(offset, Ordering::AcqRel);
+        self.0.pass();
+    }
+
     /// Reads what lies below the watermark. **Blocks**.
     ///
+    /// What is not in memory any more is read from the file, as the hash of the whole was if it
+    /// came before this process began: a file that rots is told by SHA-256 at the end.
+    ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] above the watermark.
+    /// [`io::ErrorKind::InvalidInput`] above the watermark, and what the disk says.
     pub fn read_at(&self, range: Range<u64>) -> io::Result<Bytes> {
         if range.start > range.end || range.end > *self.0.watermark.borrow() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -257,6 +293,13 @@ impl Inflight {
             grew
         });
         self.store.observers.tell(self.blob);
+    }
+
+    /// Lets go of what everybody who follows has passed.
+    fn pass(&self) {
+        let read = self.read.load(Ordering::Acquire);
+        let hashed = self.hashed.load(Ordering::Acquire);
+        self.recent.pass(read.min(hashed));
     }
 
     fn set_verdict(&self, verdict: Result<(), VerifyError>) {

@@ -40,6 +40,13 @@ pub(crate) const READ_AHEAD_PIECES: usize = 2;
 /// Bytes of an outboard file read at once: 64 hash pairs, which verify 1 MiB.
 pub(crate) const OUTBOARD_WINDOW: usize = 4096;
 
+/// Bytes of one download that are kept in memory for those who follow it: what four ranges of
+/// 8 MiB that arrive at once hold up, and some more.
+pub(crate) const RECENT_EACH: usize = 40 * 1024 * 1024;
+
+/// Bytes of all downloads that are kept so.
+pub(crate) const RECENT_ALL: usize = 64 * 1024 * 1024;
+
 /// Bytes of a download that are hashed at once behind the watermark.
 pub(crate) const DOWNLOAD_HASH_STEP: u64 = 1024 * 1024;
 

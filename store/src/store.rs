@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Config, DatabaseError, DatabaseStatus, OpenError, StoreError,
     database::{self, Database},
+    download::RecentBytes,
     downloads::Downloads,
     files::Files,
     index::{Change, Index, index_path},
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) index: Index,
     pub(crate) files: Files,
     pub(crate) downloads: Downloads,
+    pub(crate) recent: RecentBytes,
     pub(crate) space: Space,
     pub(crate) observers: Observers,
     inline: Mutex<InlineCache>,
@@ -179,6 +181,7 @@ impl Inner {
             inline: Mutex::new(InlineCache::new(config.inline_cache_bytes)),
             layouts: Mutex::new(LayoutCache::new(config.layout_cache_bytes)),
             downloads,
+            recent: RecentBytes::default(),
             space,
             observers: Observers::default(),
             config,

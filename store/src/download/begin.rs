@@ -8,7 +8,7 @@ use std::sync::{
 use bao_tree::ChunkRanges;
 use tokio::sync::watch;
 
-use super::{Download, Inflight, area::Area, follow, keep};
+use super::{Download, Inflight, area::Area, follow, keep, recent::Recent};
 use crate::{
     BlobHash, StoreError,
     files::write_error,
@@ -167,6 +167,9 @@ impl Inner {
                 info: OnceLock::new(),
                 data,
                 outboard,
+                recent: Recent::new(self.recent.clone()),
+                hashed: AtomicU64::new(0),
+                read: AtomicU64::new(0),
                 have: Mutex::new(ChunkRanges::empty()),
                 watermark: watch::Sender::new(0),
                 verdict: watch::Sender::new(None),

@@ -28,10 +28,21 @@ impl Inflight {
     /// Adds what arrived between two offsets to the hash. Blocks.
     fn hash(&self, hasher: &mut Sha256, mut from: u64, to: u64) -> io::Result<()> {
         while from < to {
-            let end = to.min(from + limits::DOWNLOAD_HASH_STEP);
-            hasher.update(self.data.read(from..end)?);
+            let end = if let Some(piece) = self.recent.get(from) {
+                let wanted = usize::try_from(to - from).unwrap_or(usize::MAX);
+                let piece = &piece[..piece.len().min(wanted)];
+                hasher.update(piece);
+                from + piece.len() as u64
+            } else {
+                let next = self.recent.next_after(from).unwrap_or(to);
+                let end = to.min(next).min(from + limits::DOWNLOAD_HASH_STEP);
+                hasher.update(self.data.read(from..end)?);
+                end
+            };
             from = end;
         }
+        self.hashed.store(to, Ordering::Release);
+        self.pass();
         Ok(())
     }
 }

@@ -19,6 +19,7 @@ mod hashing;
 mod measure;
 mod own_store;
 mod peer;
+mod providers;
 mod store;
 mod wire;
 
@@ -34,9 +35,13 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 10] = [
+    let sections: [(&str, fn()); 14] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
+        ("providers", providers::run),
+        ("unlimited", providers::run_unlimited),
+        ("crowd", providers::run_crowd),
+        ("memory", providers::run_memory),
         ("hashing", hashing::run),
         ("closure", closure::run_large),
         ("small-paths", closure::run_small),

@@ -102,7 +102,10 @@ pub fn run() {
             k.to_string(),
             format!("{:.2}", taken.as_secs_f64()),
             format!("{:.1}", SIZE as f64 / MB / taken.as_secs_f64()),
-            format!("**{:.2}**", first.as_secs_f64() / taken.as_secs_f64() / k as f64),
+            format!(
+                "**{:.2}**",
+                first.as_secs_f64() / taken.as_secs_f64() / k as f64
+            ),
         ]);
     }
     table(
@@ -119,7 +122,10 @@ pub fn run() {
     };
     told("is not there", three);
     let slow = shared.provider(Some("1MB"));
-    told("sends 1 MB/s", shared.time(&[all[0], all[1], all[2], &slow]));
+    told(
+        "sends 1 MB/s",
+        shared.time(&[all[0], all[1], all[2], &slow]),
+    );
     told("falls silent at half", silent_at_half(&shared, &all[..3]));
     stalled(&shared, all[0]);
 }
@@ -183,7 +189,14 @@ pub fn run_unlimited() {
     let plain = stock_series(&shared.store.dump(&shared.path), 5);
     table(
         "500 MB over loopback, unlimited, to the HTTP client",
-        &["from", "MB/s", "spread", "ratio", "CPU s/GB receiving", "CPU s/GB providing"],
+        &[
+            "from",
+            "MB/s",
+            "spread",
+            "ratio",
+            "CPU s/GB receiving",
+            "CPU s/GB providing",
+        ],
     );
     let show = |name: &str, series: &Series| {
         row(&[
@@ -195,7 +208,10 @@ pub fn run_unlimited() {
             format!("{:.2}", series.other_cpu_for_gigabyte(SIZE)),
         ]);
     };
-    show("a stock get of one stock provider that only verifies", &plain);
+    show(
+        "a stock get of one stock provider that only verifies",
+        &plain,
+    );
     for k in [1, 4] {
         let mut series = Series::default();
         let chosen: Vec<&Peer> = providers.iter().take(k).collect();
@@ -259,7 +275,10 @@ pub fn run_crowd() {
                 })
             })
             .collect();
-        readers.into_iter().map(|reader| reader.join().expect("a NAR")).collect()
+        readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a NAR"))
+            .collect()
     });
     let last = times.iter().copied().fold(0.0, f64::max);
     let bound = NAR as f64 / UPLINK;
@@ -290,7 +309,12 @@ pub fn run_memory() {
     let (key, store) = (Key::generate("bench-1"), NixStore::new());
     let paths = store.add_all(
         (0..TRANSFERS)
-            .map(|n| PathSpec::new(&format!("huge-{n}"), Node::random(NAR, &format!("huge-{n}"))))
+            .map(|n| {
+                PathSpec::new(
+                    &format!("huge-{n}"),
+                    Node::random(NAR, &format!("huge-{n}")),
+                )
+            })
             .collect(),
     );
     store.sign(&key, &paths.iter().map(String::as_str).collect::<Vec<_>>());

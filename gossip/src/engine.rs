@@ -1,0 +1,348 @@
+//! The rules of a peer in a swarm, without I/O: `handle(event, now) -> actions`.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use iroh::{EndpointAddr, EndpointId, SecretKey};
+use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
+
+use crate::{
+    announcement::{Announcement, InventoryBlob, Refused, Topic},
+    announcer::{Announcer, Offered},
+    clock::Now,
+    index::{Entry, Heard, Index, Wanted},
+    inventory::{Inventory, PathHash},
+    limits,
+    pacing::Allowance,
+};
+
+/// What a peer is, for the whole of its run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The key that signs, the endpoint's own.
+    pub secret_key: SecretKey,
+    /// The swarm.
+    pub topic: Topic,
+    /// The systems of this machine, as Nix names them.
+    pub systems: Vec<String>,
+    /// The number of the last announcement of an earlier run, 0 where it is not known.
+    pub last_sequence: u64,
+    /// Bytes of filters to hold.
+    pub filter_memory: usize,
+    /// Decides delays and choices.
+    pub seed: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// This machine offers these paths from now on: sorted, without repetitions.
+    Offered(Offered),
+    /// This machine is reached here.
+    ReachedAt(EndpointAddr),
+    /// The inventory of these paths was built, or could not be.
+    Built(Offered, Option<InventoryBlob>),
+    /// Gossip delivered a message.
+    Message {
+        /// Its bytes.
+        bytes: Bytes,
+        /// The neighbour that delivered it, not its author.
+        from: EndpointId,
+    },
+    /// A filter was fetched and read, or could not be.
+    Fetched(Wanted, Option<Inventory>),
+    /// A page of a neighbour's catalogue came, or did not.
+    Page(EndpointId, Option<Page>),
+    /// A neighbour in the overlay is there.
+    NeighbourUp(EndpointId),
+    /// A neighbour is gone.
+    NeighbourDown(EndpointId),
+    /// Messages were lost on the way to us.
+    Lagged,
+    /// This machine leaves.
+    Leave,
+    /// Time passed: to be called each second.
+    Tick,
+}
+
+/// A page of a catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Announcements.
+    pub entries: Vec<Entry>,
+    /// Where the next page starts.
+    pub next: Option<[u8; 32]>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Tell everyone.
+    Broadcast(Bytes),
+    /// Build the inventory of these paths, and say [`Event::Built`].
+    Build(Offered),
+    /// Fetch a filter from one of these, in this order, and say [`Event::Fetched`].
+    Fetch(Wanted, Vec<EndpointId>),
+    /// Ask a neighbour for the page of its catalogue after this id, and say [`Event::Page`].
+    AskPage(EndpointId, [u8; 32]),
+    /// A peer is there, or is reached elsewhere now.
+    Met(EndpointAddr),
+    /// A peer is gone.
+    Left(EndpointId),
+    /// A neighbour floods: it is the author of what it delivers far too often.
+    Cut(EndpointId),
+}
+
+/// The rules. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    secret_key: SecretKey,
+    topic: Topic,
+    /// Who has what.
+    pub index: Index,
+    announcer: Announcer,
+    neighbours: Vec<Neighbour>,
+    fetches: Allowance,
+    catch_up: CatchUp,
+    rng: ChaCha12Rng,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    id: EndpointId,
+    floods: u32,
+}
+
+/// The state of asking neighbours for what they know.
+#[derive(Debug, Default)]
+struct CatchUp {
+    wanted: bool,
+    cursor: [u8; 32],
+    pages: usize,
+    under_way: Option<Instant>,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// Messages beyond its rate after which a neighbour that wrote them itself is cut.
+const FLOOD: u32 = 200;
+
+impl Engine {
+    /// Makes the rules of a peer that knows nobody yet.
+    pub fn new(config: Config, now: Now) -> Self {
+        let me = config.secret_key.public();
+        let systems: Vec<String> = config
+            .systems
+            .into_iter()
+            .take(limits::MAX_SYSTEMS)
+            .collect();
+        Self {
+            index: Index::new(me, config.topic, systems.clone(), config.filter_memory),
+            announcer: Announcer::new(me, systems, config.last_sequence),
+            secret_key: config.secret_key,
+            topic: config.topic,
+            neighbours: Vec::new(),
+            fetches: Allowance::new(limits::FETCH_RATE, limits::FETCH_BURST, now.at),
+            catch_up: CatchUp::default(),
+            rng: ChaCha12Rng::seed_from_u64(config.seed),
+        }
+    }
+
+    /// Takes what happened and says what is to be done.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Offered(offered) => self.announcer.offer(offered, now.at),
+            Event::ReachedAt(addr) => self.announcer.reached_at(addr, now.at),
+            Event::Built(paths, blob) => self.announcer.built(&paths, blob, now),
+            Event::Message { bytes, from } => self.message(&bytes, from, now.at, &mut actions),
+            Event::Fetched(wanted, Some(inventory)) => {
+                self.index.fetched(&wanted, inventory, now.at);
+            }
+            Event::Fetched(wanted, None) => self.index.failed(&wanted, now.at),
+            Event::Page(from, page) => self.page(from, page, now.at, &mut actions),
+            Event::NeighbourUp(id) => self.neighbour_up(id, now.at),
+            Event::NeighbourDown(id) => self.neighbours.retain(|neighbour| neighbour.id != id),
+            Event::Lagged => self.catch_up.wanted = true,
+            Event::Leave => {
+                let leave = self.announcer.leave(now);
+                actions.extend(self.broadcast(&leave));
+                return actions;
+            }
+            Event::Tick => actions.extend(self.index.expire(now.at).into_iter().map(Action::Left)),
+        }
+        self.announce(now, &mut actions);
+        self.fetch(now.at, &mut actions);
+        actions
+    }
+
+    /// The number of our last announcement, to be remembered for the next run.
+    pub fn last_sequence(&self) -> u64 {
+        self.announcer.last_sequence()
+    }
+
+    /// The neighbours in the overlay.
+    pub fn neighbours(&self) -> Vec<EndpointId> {
+        self.neighbours
+            .iter()
+            .map(|neighbour| neighbour.id)
+            .collect()
+    }
+
+    /// Notes paths that this machine has or asked for.
+    pub fn interested_in(&mut self, paths: Vec<PathHash>) {
+        self.index.interested_in(paths);
+    }
+
+    fn announce(&mut self, now: Now, actions: &mut Vec<Action>) {
+        if let Some(paths) = self.announcer.build(now.at) {
+            actions.push(Action::Build(paths));
+        }
+        // With nobody to hear it, what is new stays to be told.
+        if self.neighbours.is_empty() {
+            return;
+        }
+        let authors = self.index.swarm_size();
+        let heard = self.index.len();
+        if let Some(due) = self.announcer.due(authors, heard, &mut self.rng, now) {
+            actions.extend(self.broadcast(&due));
+        }
+    }
+
+    fn broadcast(&mut self, announcement: &Announcement) -> Option<Action> {
+        match announcement.seal(&self.secret_key, &self.topic) {
+            Ok(bytes) => {
+                let authors = self.index.swarm_size();
+                self.announcer.sent(bytes.len(), authors, &mut self.rng);
+                Some(Action::Broadcast(bytes))
+            }
+            Err(error) => {
+                tracing::error!(%error, "our own announcement could not be made");
+                None
+            }
+        }
+    }
+
+    fn message(
+        &mut self,
+        bytes: &Bytes,
+        from: EndpointId,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        match self.index.hear(bytes, &mut self.rng, now) {
+            Ok(heard) => actions.extend(told(heard)),
+            Err(Refused::TooOften) => {
+                // Honest neighbours hand on what others write: only who writes itself is cut.
+                let author = crate::announcement::Unverified::read(bytes)
+                    .map(|unverified| unverified.claims().author);
+                let neighbour = self.neighbours.iter_mut().find(|other| other.id == from);
+                if let (Ok(author), Some(neighbour)) = (author, neighbour)
+                    && author == from
+                {
+                    neighbour.floods += 1;
+                    if neighbour.floods == FLOOD {
+                        actions.push(Action::Cut(from));
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn neighbour_up(&mut self, id: EndpointId, now: Instant) {
+        let was_alone = self.neighbours.is_empty();
+        if self.neighbours.len() < limits::NEIGHBOURS
+            && self.neighbours.iter().all(|neighbour| neighbour.id != id)
+        {
+            self.neighbours.push(Neighbour { id, floods: 0 });
+        }
+        self.announcer.hurry(&mut self.rng, now);
+        if was_alone || !self.index.contains(&id) {
+            self.catch_up.wanted = true;
+        }
+    }
+
+    fn page(
+        &mut self,
+        from: EndpointId,
+        page: Option<Page>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.catch_up.under_way.take().is_none() {
+            return;
+        }
+        let Some(page) = page else {
+            self.catch_up.failures += 1;
+            if self.catch_up.failures >= 3 {
+                self.rest(now, true);
+            }
+            return;
+        };
+        let _ = from;
+        for entry in &page.entries {
+            self.fetches.take(entry.bytes.len() as f64, now);
+            let heard = self.index.hear_entry(entry, &mut self.rng, now);
+            actions.extend(heard.and_then(told));
+        }
+        self.catch_up.pages += 1;
+        // Where pages don't go forward, their neighbour plays with us.
+        match page.next.filter(|next| *next > self.catch_up.cursor) {
+            Some(next) if self.catch_up.pages < limits::CATALOGUE_PAGES => {
+                self.catch_up.cursor = next;
+            }
+            _ => self.rest(now, false),
+        }
+    }
+
+    /// Ends a round of catching up.
+    fn rest(&mut self, now: Instant, again: bool) {
+        self.catch_up = CatchUp {
+            wanted: again,
+            not_before: Some(now + limits::CATCH_UP_INTERVAL),
+            ..CatchUp::default()
+        };
+    }
+
+    fn fetch(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.fetches.left(now) <= 0.0 {
+            return;
+        }
+        let asking = &mut self.catch_up;
+        let rested = asking.not_before.is_none_or(|at| at <= now);
+        let silent =
+            |since: Instant| now.saturating_duration_since(since) > limits::CATALOGUE_TIMEOUT * 2;
+        if asking.under_way.is_some_and(silent) {
+            asking.under_way = None;
+        }
+        if asking.wanted && rested && asking.under_way.is_none() && !self.neighbours.is_empty() {
+            let chosen = self.rng.random_range(0..self.neighbours.len());
+            asking.under_way = Some(now);
+            actions.push(Action::AskPage(self.neighbours[chosen].id, asking.cursor));
+        }
+        while self.fetches.left(now) > 0.0
+            && let Some(wanted) = self.index.next_fetch(now)
+        {
+            self.fetches.take(f64::from(wanted.blob.size), now);
+            // Its author first; a neighbour may hold it too.
+            let mut from = vec![wanted.author];
+            let others = self.neighbours.iter().map(|neighbour| neighbour.id);
+            from.extend(others.filter(|id| *id != wanted.author).take(3));
+            actions.push(Action::Fetch(wanted, from));
+        }
+    }
+}
+
+fn told(heard: Heard) -> Option<Action> {
+    match heard {
+        Heard::Offer(addr) => addr.map(Action::Met),
+        Heard::Leave(id) => Some(Action::Left(id)),
+    }
+}
+
+/// How often [`Event::Tick`] is due.
+pub const TICK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

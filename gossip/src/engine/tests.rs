@@ -1,0 +1,236 @@
+use super::*;
+use crate::{changes::Tag, index::Standing};
+
+const TOPIC: Topic = [7; 32];
+
+fn now() -> Now {
+    Now {
+        at: Instant::now(),
+        unix_ms: 1_000_000,
+    }
+}
+
+fn later(now: Now, seconds: u64) -> Now {
+    Now {
+        at: now.at + Duration::from_secs(seconds),
+        unix_ms: now.unix_ms + seconds * 1000,
+    }
+}
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_bytes(&[number; 32])
+}
+
+fn engine(number: u8, now: Now) -> Engine {
+    let config = Config {
+        secret_key: key(number),
+        topic: TOPIC,
+        systems: vec!["x86_64-linux".into()],
+        last_sequence: 0,
+        filter_memory: 1 << 20,
+        seed: number.into(),
+    };
+    Engine::new(config, now)
+}
+
+fn path(number: u32) -> PathHash {
+    let mut path = [0; 20];
+    path[..4].copy_from_slice(&number.to_be_bytes());
+    path
+}
+
+/// Ticks until the engine broadcasts; the seconds that took, and the message.
+fn broadcast(engine: &mut Engine, start: Now) -> (u64, Bytes) {
+    for second in 0..600 {
+        for action in engine.handle(Event::Tick, later(start, second)) {
+            if let Action::Broadcast(bytes) = action {
+                return (second, bytes);
+            }
+        }
+    }
+    panic!("it never spoke");
+}
+
+fn message(bytes: &Bytes, from: u8) -> Event {
+    Event::Message {
+        bytes: bytes.clone(),
+        from: key(from).public(),
+    }
+}
+
+#[test]
+fn two_peers_meet_and_one_knows_what_the_other_has_within_seconds() {
+    let start = now();
+    let (mut a, mut b) = (engine(1, start), engine(2, start));
+    a.handle(Event::Offered([path(1), path(2)].into()), start);
+    let addr = EndpointAddr::new(key(1).public()).with_ip_addr("127.0.0.1:9".parse().unwrap());
+    a.handle(Event::ReachedAt(addr.clone()), start);
+    assert!(
+        a.handle(Event::Tick, later(start, 100)).is_empty(),
+        "nobody is there"
+    );
+    a.handle(Event::NeighbourUp(key(2).public()), later(start, 100));
+    let (second, said) = broadcast(&mut a, later(start, 100));
+    assert!(second <= 3, "{second}");
+    let met = b.handle(message(&said, 1), later(start, 103));
+    assert_eq!(met, [Action::Met(addr)]);
+    let at = later(start, 103).at;
+    assert_eq!(b.index.may_have(&path(1), at), [key(1).public()]);
+    assert_eq!(
+        b.index.standing(&key(1).public(), &path(3), at),
+        Standing::Lacks
+    );
+    let goodbye = a.handle(Event::Leave, later(start, 104));
+    let [Action::Broadcast(goodbye)] = goodbye.as_slice() else {
+        panic!("{goodbye:?}");
+    };
+    let gone = b.handle(message(goodbye, 1), later(start, 104));
+    assert_eq!(gone, [Action::Left(key(1).public())]);
+    assert!(b.index.may_have(&path(1), at).is_empty());
+}
+
+#[test]
+fn a_newcomer_asks_a_neighbour_for_what_it_knows_page_by_page() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let neighbour = key(2).public();
+    let actions = engine.handle(Event::NeighbourUp(neighbour), start);
+    assert_eq!(actions, [Action::AskPage(neighbour, [0; 32])]);
+    assert!(
+        engine.handle(Event::Tick, later(start, 1)).is_empty(),
+        "one at a time"
+    );
+    let page = |next| {
+        Event::Page(
+            neighbour,
+            Some(Page {
+                entries: Vec::new(),
+                next,
+            }),
+        )
+    };
+    let actions = engine.handle(page(Some([5; 32])), later(start, 2));
+    assert_eq!(actions, [Action::AskPage(neighbour, [5; 32])]);
+    // A neighbour whose pages go round in circles is left alone.
+    assert!(
+        engine
+            .handle(page(Some([5; 32])), later(start, 3))
+            .is_empty()
+    );
+    engine.handle(Event::Lagged, later(start, 4));
+    assert!(engine.handle(Event::Tick, later(start, 5)).is_empty());
+    let again = later(start, 4 + limits::CATCH_UP_INTERVAL.as_secs());
+    assert_eq!(
+        engine.handle(Event::Tick, again),
+        [Action::AskPage(neighbour, [0; 32])]
+    );
+}
+
+#[test]
+fn a_silent_or_failing_neighbour_does_not_stop_the_catching_up_for_good() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let neighbour = key(2).public();
+    engine.handle(Event::NeighbourUp(neighbour), start);
+    let asks = |actions: Vec<Action>| {
+        let asks = |action: &Action| matches!(action, Action::AskPage(..));
+        actions.iter().any(asks)
+    };
+    let mut asked = 0;
+    for second in 1..300 {
+        let now = later(start, second);
+        let event = if asks(engine.handle(Event::Tick, now)) {
+            asked += 1;
+            Event::Page(neighbour, None)
+        } else {
+            Event::Tick
+        };
+        asked += usize::from(asks(engine.handle(event, now)));
+    }
+    assert!((10..60).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let (flooder, honest) = (key(2), key(3).public());
+    engine.handle(Event::NeighbourUp(flooder.public()), start);
+    engine.handle(Event::NeighbourUp(honest), start);
+    let mut cut = Vec::new();
+    for number in 1..1000 {
+        let flood = Announcement {
+            author: flooder.public(),
+            sequence: number,
+            lifetime: 600,
+            heard: 1,
+            content: crate::announcement::Content::Offer(Box::new(crate::announcement::Offer {
+                relay: None,
+                direct: Vec::new(),
+                systems: Vec::new(),
+                inventory: None,
+                inventory_sequence: 0,
+                since: 0,
+                changes: crate::Changes::gather([(Tag::of(&path(1)), true)]),
+            })),
+        };
+        let bytes = flood.seal(&flooder, &TOPIC).unwrap();
+        let from = if number < 500 { 3 } else { 2 };
+        cut.extend(engine.handle(message(&bytes, from), start));
+    }
+    let cut: Vec<_> = cut
+        .into_iter()
+        .filter(|action| matches!(action, Action::Cut(_)))
+        .collect();
+    assert_eq!(cut, [Action::Cut(flooder.public())]);
+}
+
+#[test]
+fn filters_are_fetched_within_their_rate() {
+    let start = now();
+    let mut receiver = engine(1, start);
+    let size = 100_000u32;
+    for number in 2..200u8 {
+        let author = key(number);
+        let inventory = InventoryBlob {
+            blob_hash: [number; 32],
+            size,
+            count: 40_000,
+        };
+        let offer = Announcement {
+            author: author.public(),
+            sequence: 10,
+            lifetime: 36_000,
+            heard: 1,
+            content: crate::announcement::Content::Offer(Box::new(crate::announcement::Offer {
+                relay: None,
+                direct: Vec::new(),
+                systems: Vec::new(),
+                inventory: Some(inventory),
+                inventory_sequence: 9,
+                since: 9,
+                changes: crate::Changes::default(),
+            })),
+        };
+        let bytes = offer.seal(&author, &TOPIC).unwrap();
+        receiver.handle(message(&bytes, 2), start);
+    }
+    let mut fetched = 0u32;
+    for second in 1..=120 {
+        let mut actions = receiver.handle(Event::Tick, later(start, second));
+        while let Some(action) = actions.pop() {
+            if let Action::Fetch(wanted, from) = action {
+                assert_eq!(from[0], wanted.author);
+                fetched += wanted.blob.size;
+                let failed = Event::Fetched(wanted, None);
+                actions.extend(receiver.handle(failed, later(start, second)));
+            }
+        }
+    }
+    let allowed = limits::FETCH_RATE * 120.0 + limits::FETCH_BURST + f64::from(size);
+    assert!(f64::from(fetched) <= allowed, "{fetched}");
+    assert!(
+        f64::from(fetched) > 0.8 * limits::FETCH_RATE * 120.0,
+        "{fetched}"
+    );
+}

@@ -1,0 +1,267 @@
+//! What is known of one author.
+
+use std::{
+    cmp::Ordering,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use iroh::{EndpointAddr, EndpointId};
+
+use super::Standing;
+use crate::{
+    announcement::{BlobHash, InventoryBlob, Offer},
+    changes::{Changes, Tag},
+    inventory::{Inventory, PathHash},
+    limits,
+    pacing::Allowance,
+};
+
+/// How much of what we want a peer is taken to have before its filter was seen, in answers.
+const OVERLAP_GUESS: f32 = 0.3;
+
+/// The same where it is chosen whose filter to fetch: who was never looked at is worth a look.
+const OVERLAP_HOPE: f32 = 1.0;
+
+/// How much a peer for another system is worth less.
+const OTHER_SYSTEM: f32 = 0.5;
+
+/// A filter, and what it is.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) inventory: Inventory,
+    /// None for the empty set, which no blob is needed for.
+    pub(super) blob_hash: Option<BlobHash>,
+    /// The number of the announcement up to which it holds all.
+    pub(super) sequence: u64,
+    pub(super) size: usize,
+}
+
+/// The record of one author.
+#[derive(Debug)]
+pub(super) struct Author {
+    pub(super) id: EndpointId,
+    pub(super) sequence: u64,
+    pub(super) heard: u32,
+    pub(super) first_heard: Instant,
+    pub(super) expires: Instant,
+    pub(super) addr: EndpointAddr,
+    pub(super) runs_ours: bool,
+    pub(super) announced: Option<(InventoryBlob, u64)>,
+    pub(super) held: Option<Held>,
+    /// All that changed after `covers`.
+    changes: Changes,
+    covers: u64,
+    /// The number of the announcement that `changes` reach.
+    last_learnt: u64,
+    pub(super) raw: Bytes,
+    pub(super) allowance: Allowance,
+    pub(super) fetching: bool,
+    pub(super) fetch_after: Instant,
+    pub(super) fetch_failures: u32,
+    pub(super) usefulness: f32,
+    overlap: Option<f32>,
+    false_hits: u32,
+    last_false: Option<Instant>,
+    disbelieved_until: Option<Instant>,
+    disbeliefs: u32,
+}
+
+impl Author {
+    pub(super) fn new(id: EndpointId, now: Instant) -> Self {
+        Self {
+            id,
+            sequence: 0,
+            heard: 0,
+            first_heard: now,
+            expires: now,
+            addr: EndpointAddr::new(id),
+            runs_ours: true,
+            announced: None,
+            held: None,
+            changes: Changes::default(),
+            covers: 0,
+            last_learnt: 0,
+            raw: Bytes::new(),
+            allowance: {
+                let (rate, burst) = (limits::AUTHOR_RATE, limits::AUTHOR_BURST);
+                let mut allowance = Allowance::new(rate, burst, now);
+                allowance.take(1.0, now);
+                allowance
+            },
+            fetching: false,
+            fetch_after: now,
+            fetch_failures: 0,
+            usefulness: 0.5,
+            overlap: None,
+            false_hits: 0,
+            last_false: None,
+            disbelieved_until: None,
+            disbeliefs: 0,
+        }
+    }
+
+    /// Takes what the author offers; `self.sequence` is that of the same announcement.
+    pub(super) fn learn(&mut self, offer: &Offer) {
+        let Some(blob) = offer.inventory else {
+            self.announced = None;
+            self.held = Inventory::build([], 0).ok().map(|inventory| Held {
+                inventory,
+                blob_hash: None,
+                sequence: offer.inventory_sequence,
+                size: 0,
+            });
+            self.start_over(offer);
+            return;
+        };
+        self.announced = Some((blob, offer.inventory_sequence));
+        let previous = std::mem::replace(&mut self.last_learnt, self.sequence);
+        let reaches_held = self
+            .held
+            .as_ref()
+            .is_some_and(|held| offer.since <= held.sequence);
+        let reaches_us = offer.since <= previous;
+        if reaches_held || !reaches_us {
+            self.start_over(offer);
+            return;
+        }
+        self.changes.merge(&offer.changes);
+        if self.changes.len() > limits::CHANGES_KEPT {
+            self.start_over(offer);
+        }
+    }
+
+    /// Keeps the offer's changes alone.
+    fn start_over(&mut self, offer: &Offer) {
+        self.last_learnt = self.sequence;
+        self.changes = offer.changes.clone();
+        self.covers = offer.since;
+    }
+
+    /// Whether the filter that is held and the changes miss something.
+    pub(super) fn has_gap(&self) -> bool {
+        self.held
+            .as_ref()
+            .is_none_or(|held| held.sequence < self.covers)
+    }
+
+    /// The blob to fetch, where it would tell more than is known.
+    pub(super) fn wants(&self) -> Option<InventoryBlob> {
+        let (blob, sequence) = self.announced?;
+        let newer = self
+            .held
+            .as_ref()
+            .is_none_or(|held| held.sequence < sequence);
+        (newer && self.has_gap()).then_some(blob)
+    }
+
+    /// Takes the filter that was announced as `blob`, unless a newer one is held.
+    pub(super) fn hold(&mut self, blob: &InventoryBlob, inventory: Inventory) -> bool {
+        let Some((announced, sequence)) = self.announced else {
+            return false;
+        };
+        if announced != *blob {
+            return false;
+        }
+        self.held = Some(Held {
+            inventory,
+            blob_hash: Some(blob.blob_hash),
+            sequence,
+            size: blob.size as usize,
+        });
+        true
+    }
+
+    pub(super) fn standing(&self, path_hash: &PathHash, tag: Tag, now: Instant) -> Standing {
+        if self.is_disbelieved(now) {
+            return Standing::Lacks;
+        }
+        let held = self.held.as_ref();
+        let was = || held.is_some_and(|held| held.inventory.may_contain(path_hash));
+        match (self.changes.after(tag, was), held) {
+            (true, _) => Standing::MayHave,
+            (false, Some(_)) => Standing::Lacks,
+            (false, None) => Standing::Unknown,
+        }
+    }
+
+    pub(super) fn answered(&mut self, had: bool, now: Instant) {
+        if had {
+            self.false_hits = 0;
+            self.disbeliefs = 0;
+            return;
+        }
+        let recent = self
+            .last_false
+            .is_some_and(|at| now.saturating_duration_since(at) < limits::DISBELIEF);
+        if !recent {
+            self.false_hits = 0;
+        }
+        self.last_false = Some(now);
+        self.false_hits += 1;
+        if self.false_hits >= limits::FALSE_CLAIMS {
+            let doubled = 1u32 << self.disbeliefs.min(8);
+            let wait = (limits::DISBELIEF * doubled).min(limits::DISBELIEF_MOST);
+            self.disbelieved_until = Some(now + wait);
+            self.disbeliefs = self.disbeliefs.saturating_add(1);
+            self.false_hits = 0;
+        }
+    }
+
+    pub(super) fn is_disbelieved(&self, now: Instant) -> bool {
+        self.disbelieved_until.is_some_and(|until| now < until)
+    }
+
+    /// Measures how much of `paths` it has.
+    pub(super) fn compare(&mut self, paths: &[PathHash]) {
+        let Some(held) = &self.held else { return };
+        if paths.is_empty() {
+            return;
+        }
+        let has = |path: &&PathHash| {
+            let was = || held.inventory.may_contain(path);
+            self.changes.after(Tag::of(path), was)
+        };
+        let shared = paths.iter().filter(has).count();
+        self.overlap = Some(shared as f32 / paths.len() as f32);
+    }
+
+    /// How useful it is, as far as is known.
+    pub(super) fn worth(&self) -> f32 {
+        self.worth_with(OVERLAP_GUESS)
+    }
+
+    /// How useful it is to fetch its filter.
+    pub(super) fn worth_fetching(&self) -> f32 {
+        self.worth_with(OVERLAP_HOPE)
+    }
+
+    fn worth_with(&self, unseen: f32) -> f32 {
+        let system = if self.runs_ours { 0.0 } else { OTHER_SYSTEM };
+        self.usefulness + self.overlap.unwrap_or(unseen) - system
+    }
+
+    /// The more useful one first; among equals the one that is known for longer.
+    pub(super) fn order(a: &Self, b: &Self) -> Ordering {
+        let worth = b.worth().total_cmp(&a.worth());
+        worth
+            .then(a.first_heard.cmp(&b.first_heard))
+            .then(a.id.cmp(&b.id))
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.size)
+    }
+
+    /// Bytes of memory beside the filter.
+    pub(super) fn memory(&self) -> usize {
+        let addresses = self.addr.addrs.len() * 64;
+        size_of::<Self>() + addresses + self.raw.len() + self.changes.memory()
+    }
+}
+
+/// When something that is heard now and lives so many seconds expires.
+pub(super) fn expiry(now: Instant, lifetime: u32) -> Instant {
+    let lifetime = Duration::from_secs(lifetime.into()).min(limits::MOST_LIFETIME);
+    now.checked_add(lifetime).unwrap_or(now)
+}

@@ -1,0 +1,140 @@
+//! Which filters are fetched next, and which ones are held under the cap.
+
+use std::time::{Duration, Instant};
+
+use iroh::EndpointId;
+
+use super::{Author, Index, Wanted};
+use crate::{announcement::InventoryBlob, inventory::Inventory, limits};
+
+/// A filter displaces another where its author is worth this much more: else two of the same worth
+/// would displace each other for ever.
+const MARGIN: f32 = 0.02;
+
+/// How long receivers spread their fetches of a new filter, in a swarm of `authors`.
+pub(super) fn spread(authors: usize) -> Duration {
+    let authors = u32::try_from(authors).unwrap_or(u32::MAX);
+    limits::FETCH_SPREAD
+        .saturating_mul(authors)
+        .min(limits::FETCH_SPREAD_MOST)
+}
+
+impl Index {
+    /// The filter to fetch now, if there is one and `allowed` (the rate is the caller's matter);
+    /// it counts as under way until [`Index::fetched`] or [`Index::failed`].
+    pub fn next_fetch(&mut self, now: Instant) -> Option<Wanted> {
+        let under_way = self
+            .authors
+            .values()
+            .filter(|author| author.fetching)
+            .count();
+        if under_way >= limits::FETCHES {
+            return None;
+        }
+        let due = |author: &&Author| {
+            !author.fetching && author.fetch_after <= now && !author.is_disbelieved(now)
+        };
+        let wanted = self.authors.values().filter(due);
+        let wanted = wanted.filter_map(|author| Some((author, author.wants()?)));
+        // One that is held already is only brought up to date: newcomers go first.
+        let (author, blob) = wanted.min_by(|(a, _), (b, _)| {
+            let held = a.held.is_some().cmp(&b.held.is_some());
+            let worth = b.worth_fetching().total_cmp(&a.worth_fetching());
+            held.then(worth).then(Author::order(a, b))
+        })?;
+        let (id, worth, replaced) = (author.id, author.worth_fetching(), author.held_bytes());
+        if !self.has_room(id, worth, blob.size as usize, replaced) {
+            // Not worth its place now; looked at again later.
+            let author = self.authors.get_mut(&id)?;
+            author.fetch_after = now + limits::FETCH_SPREAD_MOST;
+            return None;
+        }
+        self.authors.get_mut(&id)?.fetching = true;
+        Some(Wanted { author: id, blob })
+    }
+
+    /// Takes a filter that was fetched.
+    pub fn fetched(&mut self, wanted: &Wanted, inventory: Inventory, now: Instant) {
+        let Some(author) = self.authors.get_mut(&wanted.author) else {
+            return;
+        };
+        if inventory.len() != wanted.blob.count {
+            // Its author signed another count than it built: nothing of it is to be believed.
+            self.failed(wanted, now);
+            return;
+        }
+        author.fetching = false;
+        author.fetch_failures = 0;
+        author.fetch_after = now + limits::FETCH_SPREAD_MOST;
+        let (worth, before) = (author.worth_fetching(), author.held_bytes());
+        let size = wanted.blob.size as usize;
+        if !self.make_room_for(wanted.author, worth, size, before) {
+            return;
+        }
+        if let Some(author) = self.authors.get_mut(&wanted.author)
+            && author.hold(&wanted.blob, inventory)
+        {
+            author.fetch_after = now;
+            author.compare(&self.interests);
+            self.held_bytes = self.held_bytes + size - before;
+        }
+    }
+
+    /// Notes that a filter could not be fetched.
+    pub fn failed(&mut self, wanted: &Wanted, now: Instant) {
+        if let Some(author) = self.authors.get_mut(&wanted.author) {
+            author.fetching = false;
+            let doubled = 1u32 << author.fetch_failures.min(10);
+            let wait = (limits::FETCH_BACKOFF * doubled).min(limits::FETCH_BACKOFF_MOST);
+            author.fetch_failures = author.fetch_failures.saturating_add(1);
+            author.fetch_after = now + wait;
+        }
+    }
+
+    /// Whether the cap leaves room, or would after less useful filters went.
+    fn has_room(&self, id: EndpointId, worth: f32, size: usize, replaced: usize) -> bool {
+        let free = (self.filter_memory + replaced).saturating_sub(self.held_bytes);
+        if size <= free {
+            return true;
+        }
+        let lesser = self.lesser(id, worth).map(Author::held_bytes);
+        size <= free + lesser.sum::<usize>()
+    }
+
+    /// Drops less useful filters until `size` bytes fit.
+    fn make_room_for(&mut self, id: EndpointId, worth: f32, size: usize, replaced: usize) -> bool {
+        if !self.has_room(id, worth, size, replaced) {
+            return false;
+        }
+        let mut lesser: Vec<(f32, EndpointId)> = self
+            .lesser(id, worth)
+            .map(|author| (author.worth(), author.id))
+            .collect();
+        lesser.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, lesser) in lesser {
+            if self.held_bytes + size <= self.filter_memory + replaced {
+                break;
+            }
+            if let Some(author) = self.authors.get_mut(&lesser) {
+                self.held_bytes -= author.held_bytes();
+                author.held = None;
+            }
+        }
+        true
+    }
+
+    fn lesser(&self, id: EndpointId, worth: f32) -> impl Iterator<Item = &Author> {
+        self.authors.values().filter(move |author| {
+            author.id != id && author.held_bytes() > 0 && author.worth() + MARGIN < worth
+        })
+    }
+}
+
+/// What an inventory is as a blob.
+pub fn blob_of(bytes: &[u8], inventory: &Inventory) -> InventoryBlob {
+    InventoryBlob {
+        blob_hash: *blake3::hash(bytes).as_bytes(),
+        size: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        count: inventory.len(),
+    }
+}

@@ -1,0 +1,132 @@
+//! Every bound on what a swarm may cost, each with its reason.
+
+use std::time::Duration;
+
+/// Bytes of one announcement: iroh-gossip carries 4096 with its header, and a larger message does
+/// not fail but kills the connections to all neighbours.
+pub const MAX_ANNOUNCEMENT: usize = 3072;
+
+/// What a message costs beside its bytes: frame, message id, and the notices of other neighbours
+/// that they have it too.
+pub const MESSAGE_OVERHEAD: usize = 160;
+
+/// Bytes of announcements a second that a peer receives on average, all authors together. A quarter
+/// below the bound of 2 KiB/s, for duplicates and for authors that don't know each other yet.
+pub const ANNOUNCEMENT_RATE: f64 = 1536.0;
+
+/// An author says again what it has this often at the most, however few there are.
+pub const LEAST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An author tells of changes this often at the most.
+pub const CHANGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long changes are gathered before they are told: Nix adds the paths of a closure in a burst.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
+/// Changes are told as far as they don't put off the next announcement longer than this.
+pub const CHANGES_WITHIN: Duration = Duration::from_secs(900);
+
+/// The first announcement comes within this time after the first neighbour, at random.
+pub const FIRST_WITHIN: Duration = Duration::from_secs(2);
+
+/// An announcement lives this many intervals: two may be lost.
+pub const LIFETIME_INTERVALS: u32 = 3;
+
+/// An announcement lives at least this long: partitions of a minute must forget nobody.
+pub const LEAST_LIFETIME: Duration = Duration::from_secs(600);
+
+/// An announcement lives at most this long, whatever its author says.
+pub const MOST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Changes in one announcement, 4 bytes each.
+pub const MAX_CHANGES: usize = 512;
+
+/// Earlier changes that are told again beside new ones, so that a lost message costs no fetch.
+pub const CHANGES_AGAIN: usize = 64;
+
+/// Changes kept of one author until its inventory is fetched again: 8 KiB.
+pub const CHANGES_KEPT: usize = 2048;
+
+/// Addresses in one announcement.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// Systems in one announcement, and bytes of one's name.
+pub const MAX_SYSTEMS: usize = 8;
+
+/// Bytes of the name of a system.
+pub const MAX_SYSTEM_NAME: usize = 32;
+
+/// Announcements that one author has in reserve: after a silence it may tell of several changes.
+pub const AUTHOR_BURST: f64 = 6.0;
+
+/// Announcements a second of one author that are looked at; it keeps [`CHANGE_INTERVAL`] itself.
+pub const AUTHOR_RATE: f64 = 0.25;
+
+/// Authors that are remembered; beyond, the least useful ones go. About 10 MiB.
+pub const MAX_AUTHORS: usize = 16 * 1024;
+
+/// Bytes of announcements kept as they came, for newcomers.
+pub const CATALOGUE_MEMORY: usize = 8 * 1024 * 1024;
+
+/// Authors that left or expired, whose last number is remembered against replays.
+pub const GONE_REMEMBERED: usize = 16 * 1024;
+
+/// Bytes of filters held, where nothing else is said.
+pub const FILTER_MEMORY: usize = 64 * 1024 * 1024;
+
+/// Bytes of filters and of catalogues fetched a second, on average.
+pub const FETCH_RATE: f64 = 64.0 * 1024.0;
+
+/// Bytes of filters that may be fetched at once after a pause: some peers of usual size.
+pub const FETCH_BURST: f64 = 256.0 * 1024.0;
+
+/// Filters that are fetched at the same time.
+pub const FETCHES: usize = 4;
+
+/// How long one fetch may take.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Receivers of a new filter spread their fetches over this long for each author that they know.
+pub const FETCH_SPREAD: Duration = Duration::from_millis(50);
+
+/// The longest such spread.
+pub const FETCH_SPREAD_MOST: Duration = Duration::from_secs(300);
+
+/// How long an author's filter is left alone after it could not be fetched, doubling.
+pub const FETCH_BACKOFF: Duration = Duration::from_secs(15);
+
+/// The longest such pause.
+pub const FETCH_BACKOFF_MOST: Duration = Duration::from_secs(3600);
+
+/// An inventory is built anew this often at the most.
+pub const BUILD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Paths told one by one where there is no inventory yet: fewer need none.
+pub const PATHS_WITHOUT_INVENTORY: usize = 256;
+
+/// Times in a row that an author lacked what it claimed before it is not believed for a while.
+pub const FALSE_CLAIMS: u32 = 3;
+
+/// How long such claims are held against it, and how long it is not believed, doubling.
+pub const DISBELIEF: Duration = Duration::from_secs(600);
+
+/// The longest disbelief.
+pub const DISBELIEF_MOST: Duration = Duration::from_secs(24 * 3600);
+
+/// Paths that tell how much of what this machine has and asks for another has.
+pub const INTERESTS: usize = 256;
+
+/// Bytes of a catalogue's page.
+pub const CATALOGUE_PAGE: usize = 128 * 1024;
+
+/// How long one page of a catalogue may take.
+pub const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The whole catalogue is asked for this often at the most.
+pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Pages of one catching up: all authors that can be remembered, at their usual size.
+pub const CATALOGUE_PAGES: usize = 64;
+
+/// Neighbours remembered at once; iroh-gossip keeps five.
+pub const NEIGHBOURS: usize = 64;

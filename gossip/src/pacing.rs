@@ -1,0 +1,113 @@
+//! Rates as pure functions of time.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// An allowance that refills at a rate, holds at most a burst, and may go into debt.
+#[derive(Debug, Clone)]
+pub struct Allowance {
+    rate: f64,
+    burst: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    /// A full allowance of `burst` that refills by `rate` a second.
+    pub fn new(rate: f64, burst: f64, now: Instant) -> Self {
+        Self {
+            rate,
+            burst,
+            left: burst,
+            at: now,
+        }
+    }
+
+    /// What is left, negative where more was taken than there was.
+    pub fn left(&mut self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = self.at.max(now);
+        self.left = (self.left + passed * self.rate).min(self.burst);
+        self.left
+    }
+
+    /// Takes `amount`, into debt if need be.
+    pub fn take(&mut self, amount: f64, now: Instant) {
+        self.left(now);
+        self.left -= amount;
+    }
+}
+
+/// How long the next announcement waits after one of `size` bytes, in a swarm of `authors`: all of
+/// them together then send [`limits::ANNOUNCEMENT_RATE`].
+pub fn wait_after(size: usize, authors: usize) -> Duration {
+    let cost = (size + limits::MESSAGE_OVERHEAD) as f64;
+    let seconds = cost * authors.max(1) as f64 / limits::ANNOUNCEMENT_RATE;
+    Duration::from_secs_f64(seconds.min(limits::MOST_LIFETIME.as_secs_f64()))
+}
+
+/// How many changes an announcement of `bare` bytes may carry, in a swarm of `authors`.
+pub fn room_for_changes(bare: usize, authors: usize) -> usize {
+    let within = limits::CHANGES_WITHIN.as_secs_f64() * limits::ANNOUNCEMENT_RATE;
+    let bytes = within / authors.max(1) as f64 - (bare + limits::MESSAGE_OVERHEAD) as f64;
+    let most = limits::MAX_ANNOUNCEMENT.saturating_sub(bare + 16);
+    let fitting = (bytes.max(0.0) as usize).min(most) / 4;
+    fitting.min(limits::MAX_CHANGES)
+}
+
+/// How many authors there are, by those heard of and by what each of them says it heard of.
+///
+/// What most say counts, so that no few can make the others silent by a large number.
+pub fn swarm_size(heard: usize, hints: &mut [u32]) -> usize {
+    if hints.is_empty() {
+        return heard + 1;
+    }
+    let middle = hints.len() / 2;
+    let (_, median, _) = hints.select_nth_unstable(middle);
+    (heard + 1).max(*median as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_authors_together_stay_within_the_rate_at_any_number() {
+        for authors in [1, 10, 100, 1000, 10_000, 100_000, 300_000] {
+            let size = 300;
+            let wait = wait_after(size, authors).max(limits::LEAST_INTERVAL);
+            let cost = (size + limits::MESSAGE_OVERHEAD) as f64;
+            let rate = authors as f64 * cost / wait.as_secs_f64();
+            assert!(
+                rate <= limits::ANNOUNCEMENT_RATE + 0.01,
+                "{authors}: {rate}"
+            );
+        }
+    }
+
+    #[test]
+    fn changes_are_told_as_far_as_the_rate_goes() {
+        assert_eq!(room_for_changes(300, 10), limits::MAX_CHANGES);
+        assert!((100..limits::MAX_CHANGES).contains(&room_for_changes(300, 1000)));
+        assert_eq!(room_for_changes(300, 10_000), 0);
+    }
+
+    #[test]
+    fn a_few_liars_do_not_change_the_size_of_the_swarm() {
+        let mut hints = [100, 101, 99, 100, u32::MAX, u32::MAX, 98];
+        assert_eq!(swarm_size(7, &mut hints), 100);
+        assert_eq!(swarm_size(7, &mut []), 8);
+    }
+
+    #[test]
+    fn an_allowance_in_debt_is_paid_off_with_time() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(10.0, 20.0, start);
+        allowance.take(70.0, start);
+        assert!(allowance.left(start) < 0.0);
+        assert!(allowance.left(start + Duration::from_secs(4)) < 0.0);
+        assert!(allowance.left(start + Duration::from_secs(6)) > 0.0);
+        assert!(allowance.left(start + Duration::from_secs(600)) <= 20.0);
+    }
+}

@@ -39,6 +39,8 @@ pub struct Announcer {
     told: VecDeque<(u64, Tag, bool)>,
     /// Changes not told yet, oldest first.
     pending: VecDeque<(Tag, bool)>,
+    /// How many changes the last announcement had room for.
+    room: usize,
     last_sequence: u64,
     last_sent: Option<(Instant, usize)>,
     next: Option<Instant>,
@@ -76,6 +78,7 @@ impl Announcer {
             build: Build::Idle { last: None },
             told: VecDeque::new(),
             pending: VecDeque::new(),
+            room: limits::PATHS_WITHOUT_INVENTORY / 2,
             last_sequence,
             last_sent: None,
             next: None,
@@ -133,6 +136,10 @@ impl Announcer {
     }
 
     /// Takes the inventory built of `paths`; `None` where it could not be built.
+    ///
+    /// What came and was not told yet is told still, where that takes two announcements at most:
+    /// whoever holds an older inventory needs no new one. What went is not: at worst it costs
+    /// somebody a round trip, and then a fetch.
     pub fn built(&mut self, paths: &Offered, blob: Option<InventoryBlob>, now: Now) {
         let since = match self.build {
             Build::UnderWay { since } => since,
@@ -143,14 +150,17 @@ impl Announcer {
             return;
         }
         self.base.blob = blob;
-        if self.pending.len() > limits::MAX_CHANGES / 2 {
+        let came = self.pending.iter().filter(|(_, came)| *came).count();
+        if came > self.room.max(1) * 2 || self.pending.len() > limits::CHANGES_KEPT {
             // Too many to be told one by one: receivers see the gap and fetch the inventory.
             self.last_sequence = now.sequence_after(self.last_sequence);
             self.base.sequence = self.last_sequence;
             self.pending = differences(paths, &self.offered).into();
         } else {
-            // What is pending is in the inventory too, but those who have an older one need it told.
             self.base.sequence = self.last_sequence;
+            if self.told.len() + self.pending.len() > limits::MAX_CHANGES {
+                self.pending.retain(|(_, came)| *came);
+            }
         }
         self.told.clear();
         self.changed_at.get_or_insert(now.at);
@@ -175,7 +185,11 @@ impl Announcer {
             });
             settled.max(allowed) <= now.at && self.soon.is_none()
         });
-        let heartbeat = self.next.is_some_and(|at| at <= now.at);
+        // The swarm may have turned out larger than it seemed when the time was set.
+        let spaced = self.last_sent.is_none_or(|(at, size)| {
+            at + pacing::wait_after(size, authors).mul_f64(0.85) <= now.at
+        });
+        let heartbeat = spaced && self.next.is_some_and(|at| at <= now.at);
         if !(soon || changed || heartbeat) {
             return None;
         }
@@ -206,7 +220,7 @@ impl Announcer {
             return;
         };
         *last = size;
-        let jitter = 0.75 + 0.5 * rng.random::<f64>();
+        let jitter = 0.85 + 0.4 * rng.random::<f64>();
         let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
         self.next = Some(*at + interval.mul_f64(jitter));
     }
@@ -233,6 +247,7 @@ impl Announcer {
             None => limits::MAX_CHANGES,
             Some(_) => room,
         };
+        self.room = room;
         let (changes, since) = self.take_changes(room);
         let size = bare + changes.len() * 4;
         self.last_sent = Some((now.at, size));

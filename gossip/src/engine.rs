@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use iroh::{EndpointAddr, EndpointId, SecretKey};
 use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     announcement::{Announcement, InventoryBlob, Refused, Topic},
@@ -13,6 +14,7 @@ use crate::{
     index::{Entry, Heard, Index, Wanted},
     inventory::{Inventory, PathHash},
     limits,
+    membership::Membership,
     pacing::Allowance,
 };
 
@@ -57,6 +59,8 @@ pub enum Event {
     NeighbourUp(EndpointId),
     /// A neighbour is gone.
     NeighbourDown(EndpointId),
+    /// Peers to join through: configured, remembered, or found in another way.
+    Seeds(Vec<EndpointId>),
     /// Messages were lost on the way to us.
     Lagged,
     /// This machine leaves.
@@ -66,7 +70,7 @@ pub enum Event {
 }
 
 /// A page of a catalogue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// Announcements.
     pub entries: Vec<Entry>,
@@ -85,6 +89,8 @@ pub enum Action {
     Fetch(Wanted, Vec<EndpointId>),
     /// Ask a neighbour for the page of its catalogue after this id, and say [`Event::Page`].
     AskPage(EndpointId, [u8; 32]),
+    /// Make neighbours of these.
+    Join(Vec<EndpointId>),
     /// A peer is there, or is reached elsewhere now.
     Met(EndpointAddr),
     /// A peer is gone.
@@ -102,6 +108,10 @@ pub struct Engine {
     pub index: Index,
     announcer: Announcer,
     neighbours: Vec<Neighbour>,
+    seeds: Vec<EndpointId>,
+    membership: Membership,
+    /// Our last announcement, for the catalogue, and when it expires.
+    own: Option<(Bytes, Instant)>,
     fetches: Allowance,
     catch_up: CatchUp,
     rng: ChaCha12Rng,
@@ -142,6 +152,9 @@ impl Engine {
             secret_key: config.secret_key,
             topic: config.topic,
             neighbours: Vec::new(),
+            seeds: Vec::new(),
+            membership: Membership::default(),
+            own: None,
             fetches: Allowance::new(limits::FETCH_RATE, limits::FETCH_BURST, now.at),
             catch_up: CatchUp::default(),
             rng: ChaCha12Rng::seed_from_u64(config.seed),
@@ -160,20 +173,69 @@ impl Engine {
                 self.index.fetched(&wanted, inventory, now.at);
             }
             Event::Fetched(wanted, None) => self.index.failed(&wanted, now.at),
-            Event::Page(from, page) => self.page(from, page, now.at, &mut actions),
+            Event::Page(_, page) => self.take_page(page, now.at, &mut actions),
             Event::NeighbourUp(id) => self.neighbour_up(id, now.at),
-            Event::NeighbourDown(id) => self.neighbours.retain(|neighbour| neighbour.id != id),
+            Event::NeighbourDown(id) => {
+                self.neighbours.retain(|neighbour| neighbour.id != id);
+                self.membership.down(now.at);
+            }
+            Event::Seeds(ids) => self.seeds(ids),
             Event::Lagged => self.catch_up.wanted = true,
             Event::Leave => {
                 let leave = self.announcer.leave(now);
-                actions.extend(self.broadcast(&leave));
+                actions.extend(self.broadcast(&leave, now.at));
                 return actions;
             }
             Event::Tick => actions.extend(self.index.expire(now.at).into_iter().map(Action::Left)),
         }
         self.announce(now, &mut actions);
         self.fetch(now.at, &mut actions);
+        self.join(now.at, &mut actions);
         actions
+    }
+
+    /// A page of what is known, for a neighbour that is new; our own words first.
+    pub fn page(&self, start: &[u8; 32], now: Instant) -> Page {
+        let (mut entries, next) = self.index.page(start, now);
+        if *start == [0; 32]
+            && let Some((bytes, expires)) = &self.own
+        {
+            let remaining = expires.saturating_duration_since(now).as_secs();
+            entries.push(Entry {
+                remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+                bytes: bytes.clone(),
+            });
+        }
+        Page { entries, next }
+    }
+
+    fn seeds(&mut self, ids: Vec<EndpointId>) {
+        let me = self.secret_key.public();
+        for id in ids {
+            if id != me && self.seeds.len() < limits::SEEDS && !self.seeds.contains(&id) {
+                self.seeds.push(id);
+            }
+        }
+    }
+
+    fn join(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let known = self.index.len() + self.seeds.len();
+        let count = self.membership.due(self.neighbours.len(), known, now);
+        if count == 0 {
+            return;
+        }
+        let is_far = |id: &EndpointId| self.neighbours.iter().all(|near| near.id != *id);
+        let authors = self.index.authors().filter(is_far);
+        let seeds = self.seeds.iter().copied().filter(is_far);
+        let mut far: Vec<EndpointId> = authors.chain(seeds).collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < count && !far.is_empty() {
+            chosen.push(far.swap_remove(self.rng.random_range(0..far.len())));
+        }
+        chosen.dedup();
+        if !chosen.is_empty() {
+            actions.push(Action::Join(chosen));
+        }
     }
 
     /// The number of our last announcement, to be remembered for the next run.
@@ -205,15 +267,17 @@ impl Engine {
         let authors = self.index.swarm_size();
         let heard = self.index.len();
         if let Some(due) = self.announcer.due(authors, heard, &mut self.rng, now) {
-            actions.extend(self.broadcast(&due));
+            actions.extend(self.broadcast(&due, now.at));
         }
     }
 
-    fn broadcast(&mut self, announcement: &Announcement) -> Option<Action> {
+    fn broadcast(&mut self, announcement: &Announcement, now: Instant) -> Option<Action> {
         match announcement.seal(&self.secret_key, &self.topic) {
             Ok(bytes) => {
                 let authors = self.index.swarm_size();
                 self.announcer.sent(bytes.len(), authors, &mut self.rng);
+                let lifetime = Duration::from_secs(announcement.lifetime.into());
+                self.own = now.checked_add(lifetime).map(|at| (bytes.clone(), at));
                 Some(Action::Broadcast(bytes))
             }
             Err(error) => {
@@ -257,19 +321,14 @@ impl Engine {
         {
             self.neighbours.push(Neighbour { id, floods: 0 });
         }
+        self.membership.up();
         self.announcer.hurry(&mut self.rng, now);
         if was_alone || !self.index.contains(&id) {
             self.catch_up.wanted = true;
         }
     }
 
-    fn page(
-        &mut self,
-        from: EndpointId,
-        page: Option<Page>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
+    fn take_page(&mut self, page: Option<Page>, now: Instant, actions: &mut Vec<Action>) {
         if self.catch_up.under_way.take().is_none() {
             return;
         }
@@ -280,7 +339,6 @@ impl Engine {
             }
             return;
         };
-        let _ = from;
         for entry in &page.entries {
             self.fetches.take(entry.bytes.len() as f64, now);
             let heard = self.index.hear_entry(entry, &mut self.rng, now);

@@ -295,6 +295,11 @@ impl Index {
         self.authors.is_empty()
     }
 
+    /// The authors heard of, in no order.
+    pub fn authors(&self) -> impl Iterator<Item = EndpointId> {
+        self.authors.keys().copied()
+    }
+
     /// Whether `peer` was heard of.
     pub fn contains(&self, peer: &EndpointId) -> bool {
         self.authors.contains_key(peer)

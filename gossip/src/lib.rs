@@ -13,7 +13,9 @@ mod engine;
 mod index;
 mod inventory;
 pub mod limits;
+mod membership;
 pub mod pacing;
+mod swarm;
 
 pub use announcer::{Announcer, Offered};
 pub use changes::{Changes, Tag};
@@ -21,3 +23,7 @@ pub use clock::Now;
 pub use engine::{Action, Config, Engine, Event, Page, TICK};
 pub use index::{Counters, Entry, Index, Standing, Wanted, blob_of};
 pub use inventory::{Inventory, InventoryError, MAX_INVENTORY_SIZE, PathHash};
+pub use swarm::{
+    CatalogueProtocol, Change, Fetch, GossipProtocol, Links, Options, Swarm, catalogue_alpn,
+    gossip_alpn, topic,
+};

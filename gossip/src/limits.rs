@@ -6,9 +6,13 @@ use std::time::Duration;
 /// not fail but kills the connections to all neighbours.
 pub const MAX_ANNOUNCEMENT: usize = 3072;
 
-/// What a message costs beside its bytes: frame, message id, and the notices of other neighbours
+/// How often gossip delivers the bytes of a message to a peer on average, in a swarm that died by a
+/// tenth meanwhile (`tests/simulation.rs` measures it).
+pub const MESSAGE_COPIES: f64 = 1.8;
+
+/// What a message costs beside its bytes: frames, message ids, and the notices of other neighbours
 /// that they have it too.
-pub const MESSAGE_OVERHEAD: usize = 160;
+pub const MESSAGE_OVERHEAD: usize = 200;
 
 /// Bytes of announcements a second that a peer receives on average, all authors together. A quarter
 /// below the bound of 2 KiB/s, for duplicates and for authors that don't know each other yet.
@@ -130,3 +134,75 @@ pub const CATALOGUE_PAGES: usize = 64;
 
 /// Neighbours remembered at once; iroh-gossip keeps five.
 pub const NEIGHBOURS: usize = 64;
+
+/// Neighbours that iroh-gossip keeps, where there are so many peers.
+pub const ACTIVE_VIEW: usize = 5;
+
+/// Alone, a peer joins again after this long, doubling.
+pub const REJOIN_LEAST: Duration = Duration::from_secs(1);
+
+/// The longest such pause: half a minute after a partition all must be together again.
+pub const REJOIN_MOST: Duration = Duration::from_secs(15);
+
+/// With too few neighbours, or after several were lost at once, one more is tried after this long.
+pub const REJOIN_SOON: Duration = Duration::from_secs(10);
+
+/// The same, at the longest, where it does not help.
+pub const REJOIN_CALM: Duration = Duration::from_secs(60);
+
+/// With enough neighbours a peer joins another one at random this often: halves of a swarm that
+/// lost each other unnoticed find each other again.
+pub const REJOIN_RARELY: Duration = Duration::from_secs(300);
+
+/// Neighbours lost within this time of each other look like a partition.
+pub const UNREST_WINDOW: Duration = Duration::from_secs(40);
+
+/// How long a peer then looks for the others.
+pub const UNREST: Duration = Duration::from_secs(300);
+
+/// Peers to join through that are remembered.
+pub const SEEDS: usize = 256;
+
+/// Events that wait for the rules, and commands that wait for gossip; what is beyond is dropped.
+pub const QUEUE: usize = 256;
+
+/// How often it is looked at whether gossip moves, and at what its neighbours send.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Gossip that did not move for this long is started again: a neighbour that does not read stops
+/// all of it.
+pub const STALL: Duration = Duration::from_secs(8);
+
+/// How long it then waits before it starts, doubling.
+pub const RESTART_LEAST: Duration = Duration::from_millis(500);
+
+/// The longest such pause.
+pub const RESTART_MOST: Duration = Duration::from_secs(60);
+
+/// How long a peer is refused that flooded.
+pub const BAN: Duration = Duration::from_secs(600);
+
+/// How long a peer is refused that may have been the one that did not read, doubling each time.
+pub const SUSPICION: Duration = Duration::from_secs(60);
+
+/// Bytes sent to a peer that says nowhere that it read some of them: a reader does after a part of
+/// QUIC's window of 1.25 MB.
+pub const UNREAD: u64 = 768 * 1024;
+
+/// Peers refused at once.
+pub const BANS: usize = 1024;
+
+/// Bytes a second that a neighbour may send beside what it delivers: notices, pings, addresses.
+pub const UNEXPLAINED_RATE: f64 = 32.0 * 1024.0;
+
+/// Bytes of that in reserve. iroh-gossip keeps eight times the bytes of false notices in memory.
+pub const UNEXPLAINED_BURST: f64 = 4.0 * 1024.0 * 1024.0;
+
+/// Connections of one peer on the gossip protocol that are watched.
+pub const LINKS_OF_A_PEER: usize = 8;
+
+/// Pages of the catalogue that are served at once, and how long a neighbour may hold one.
+pub const PAGES_AT_ONCE: usize = 16;
+
+/// How long a goodbye may take.
+pub const SHUTDOWN: Duration = Duration::from_secs(2);

@@ -157,8 +157,8 @@ fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
             .seal(&iroh::SecretKey::from_bytes(&[1; 32]), &[7; 32])
             .unwrap()
             .len();
-        let bytes = told.len() * (size + limits::MESSAGE_OVERHEAD);
-        let rate = bytes as f64 / (hours * 3600) as f64 * authors as f64;
+        let bytes = told.len() as f64 * pacing::cost(size);
+        let rate = bytes / (hours * 3600) as f64 * authors as f64;
         assert!(rate < 1.1 * limits::ANNOUNCEMENT_RATE, "{authors}: {rate}");
         for pair in told.windows(2) {
             assert!(pair[1].0 - pair[0].0 < u64::from(pair[0].1.lifetime));

@@ -65,6 +65,8 @@ pub(super) struct Author {
     last_false: Option<Instant>,
     disbelieved_until: Option<Instant>,
     disbeliefs: u32,
+    /// A claim was false: what went is not always told.
+    is_stale: bool,
 }
 
 impl Author {
@@ -98,6 +100,7 @@ impl Author {
             last_false: None,
             disbelieved_until: None,
             disbeliefs: 0,
+            is_stale: false,
         }
     }
 
@@ -169,6 +172,7 @@ impl Author {
             sequence,
             size: blob.size as usize,
         });
+        self.is_stale = false;
         true
     }
 
@@ -198,6 +202,7 @@ impl Author {
             self.false_hits = 0;
         }
         self.last_false = Some(now);
+        self.is_stale = true;
         self.false_hits += 1;
         if self.false_hits >= limits::FALSE_CLAIMS {
             let doubled = 1u32 << self.disbeliefs.min(8);

@@ -481,7 +481,7 @@ fn memory_is_bounded_however_many_keys_there_are() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn a_receiver_that_hears_all_knows_exactly_what_its_author_has(
+    fn a_receiver_without_a_gap_misses_nothing_that_its_author_has(
         steps in proptest::collection::vec((0u32..40, any::<bool>(), any::<bool>()), 1..40),
         lost in proptest::collection::vec(any::<bool>(), 40),
     ) {
@@ -520,16 +520,20 @@ proptest! {
             if index.authors[&key(1).public()].has_gap() {
                 continue;
             }
-            let mut wrong = 0;
             for number in (0..500).chain((1000..17_000).step_by(41)) {
                 let has = index.standing(&key(1).public(), &path(1, number), fetched_at);
                 let should = truth.contains(&path(1, number));
                 if should {
                     prop_assert_eq!(has, Standing::MayHave, "{} is missed", number);
                 }
-                wrong += usize::from(!should && has == Standing::MayHave);
             }
-            prop_assert!(wrong < 5, "{} false hits", wrong);
+            // What went is not always told, but what never was there is hardly ever claimed.
+            let strangers = (0..500).map(|number| path(9, number << 12));
+            let claimed = |path: &PathHash| {
+                index.standing(&key(1).public(), path, fetched_at) == Standing::MayHave
+            };
+            let wrong = strangers.filter(claimed).count();
+            prop_assert!(wrong < 3, "{} false hits", wrong);
         }
     }
 }

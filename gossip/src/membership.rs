@@ -1,0 +1,114 @@
+//! When to join more peers: gossip neither finds its first neighbour again by itself, nor does it
+//! heal an overlay that a partition has split.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// The state of looking for neighbours.
+#[derive(Debug, Default)]
+pub(crate) struct Membership {
+    next: Option<Instant>,
+    tries: u32,
+    losses: Vec<Instant>,
+    unrest_until: Option<Instant>,
+}
+
+impl Membership {
+    /// A neighbour came.
+    pub(crate) fn up(&mut self) {
+        self.tries = 0;
+    }
+
+    /// A neighbour went; several at once look like a partition.
+    pub(crate) fn down(&mut self, now: Instant) {
+        self.losses
+            .retain(|at| now.saturating_duration_since(*at) < limits::UNREST_WINDOW);
+        if self.losses.len() < limits::NEIGHBOURS {
+            self.losses.push(now);
+        }
+        if self.losses.len() > 1 {
+            self.unrest_until = Some(now + limits::UNREST);
+        }
+        self.tries = 0;
+        self.next = self.next.min(Some(now + limits::REJOIN_LEAST));
+    }
+
+    /// How many peers to join now, with so many neighbours of so many peers that are known.
+    pub(crate) fn due(&mut self, neighbours: usize, known: usize, now: Instant) -> usize {
+        if known <= neighbours || self.next.is_some_and(|at| now < at) {
+            return 0;
+        }
+        let doubled = 1u32 << self.tries.min(6);
+        let backed_off = |least: Duration, most| (least * doubled).min(most);
+        let is_unrest = self.unrest_until.is_some_and(|until| now < until);
+        let (count, wait) = if neighbours == 0 {
+            (3, backed_off(limits::REJOIN_LEAST, limits::REJOIN_MOST))
+        } else if neighbours < limits::ACTIVE_VIEW.min(known) {
+            (1, backed_off(limits::REJOIN_SOON, limits::REJOIN_CALM))
+        } else if is_unrest {
+            (1, limits::REJOIN_SOON)
+        } else {
+            (1, limits::REJOIN_RARELY)
+        };
+        let is_calm = neighbours >= limits::ACTIVE_VIEW.min(known) && !is_unrest;
+        let is_first = self.next.is_none();
+        self.next = Some(now + wait);
+        self.tries = self.tries.saturating_add(1);
+        if is_calm && is_first { 0 } else { count }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joins(
+        membership: &mut Membership,
+        start: Instant,
+        seconds: u64,
+        neighbours: usize,
+    ) -> usize {
+        let at = |second| start + Duration::from_secs(second);
+        (0..seconds)
+            .map(|second| membership.due(neighbours, 20, at(second)))
+            .sum()
+    }
+
+    #[test]
+    fn alone_it_tries_again_and_again_within_fifteen_seconds() {
+        let start = Instant::now();
+        let mut membership = Membership::default();
+        assert!(membership.due(0, 5, start) > 0);
+        let mut last = 0;
+        for second in 1..600 {
+            if membership.due(0, 5, start + Duration::from_secs(second)) > 0 {
+                assert!(second - last <= limits::REJOIN_MOST.as_secs() + 1);
+                last = second;
+            }
+        }
+        assert!(last > 570);
+        assert_eq!(
+            membership.due(0, 0, start + Duration::from_secs(900)),
+            0,
+            "there is nobody"
+        );
+    }
+
+    #[test]
+    fn with_enough_neighbours_it_joins_rarely_and_after_a_partition_often() {
+        let start = Instant::now();
+        let mut membership = Membership::default();
+        assert!(joins(&mut membership, start, 3600, 5) <= 12);
+        let later = start + Duration::from_secs(3600);
+        membership.down(later);
+        assert!(
+            joins(&mut membership, later, 60, 5) <= 1,
+            "one loss is usual"
+        );
+        let later = later + Duration::from_secs(600);
+        membership.down(later);
+        membership.down(later);
+        assert!(joins(&mut membership, later, 60, 5) >= 4);
+    }
+}

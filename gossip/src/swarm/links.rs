@@ -1,0 +1,244 @@
+//! The gossip connections of this endpoint: counted, cut when they flood, refused for a while then.
+//!
+//! iroh-gossip keeps whatever its neighbours say they have, eight bytes for each byte received, and
+//! waits for a neighbour that does not read. It has no means against either; a connection's own
+//! counters show the first, and the second ends with the connection.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use iroh::{
+    EndpointAddr, EndpointId,
+    endpoint::{
+        AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks,
+        WeakConnectionHandle,
+    },
+};
+
+use rand::{Rng, seq::SliceRandom};
+
+use crate::{limits, pacing::Allowance};
+
+const REFUSED: u32 = 429;
+
+/// Watches the gossip connections of an endpoint: to be given to its builder as hooks. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct Links(Arc<Inner>);
+
+struct Inner {
+    alpn: Vec<u8>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    links: HashMap<EndpointId, Peer>,
+    banned: HashMap<EndpointId, Instant>,
+    suspected: HashMap<EndpointId, u32>,
+}
+
+struct Peer {
+    connections: Vec<Link>,
+    unexplained: Allowance,
+}
+
+/// One connection and its counters at the last look.
+struct Link {
+    connection: WeakConnectionHandle,
+    received: u64,
+    /// Bytes sent when the peer last said that it read, and how often it had said so.
+    sent_at_read: u64,
+    reads: u64,
+    unread: u64,
+}
+
+impl Link {
+    /// Looks at the counters; returns the bytes received since the last look, or `None` when the
+    /// connection is gone.
+    fn look(&mut self) -> Option<u64> {
+        let connection = self.connection.upgrade()?;
+        let stats = connection.stats();
+        let received = stats.udp_rx.bytes.saturating_sub(self.received);
+        self.received = stats.udp_rx.bytes;
+        let reads = stats.frame_rx.max_stream_data + stats.frame_rx.max_data;
+        if reads != self.reads {
+            (self.reads, self.sent_at_read) = (reads, stats.udp_tx.bytes);
+        }
+        self.unread = stats.udp_tx.bytes.saturating_sub(self.sent_at_read);
+        connection.close_reason().is_none().then_some(received)
+    }
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Links")
+    }
+}
+
+impl Links {
+    /// Watches the connections of the swarm `name`.
+    pub fn new(name: &str) -> Self {
+        Self(Arc::new(Inner {
+            alpn: super::gossip_alpn(name),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Cuts a peer off and refuses it for a while.
+    pub fn ban(&self, peer: EndpointId, now: Instant) {
+        self.refuse(peer, now + limits::BAN, now);
+    }
+
+    /// Gossip does not move: cuts off who does not seem to read, and where nobody stands out half
+    /// of all, so that the one is among them sooner or later.
+    pub(super) fn suspect(&self, rng: &mut impl Rng, now: Instant) {
+        let mut state = self.state();
+        let mut peers: Vec<(u64, EndpointId)> = Vec::new();
+        for (id, peer) in &mut state.links {
+            for link in &mut peer.connections {
+                link.look();
+            }
+            let unread = peer.connections.iter().map(|link| link.unread).max();
+            peers.push((unread.unwrap_or(0), *id));
+        }
+        let half = peers.len().div_ceil(2);
+        peers.shuffle(rng);
+        peers.sort_by_key(|(unread, _)| std::cmp::Reverse(*unread));
+        let stands_out = peers
+            .first()
+            .is_some_and(|(unread, _)| *unread > limits::UNREAD);
+        if !stands_out {
+            peers.shuffle(rng);
+        }
+        peers.truncate(if stands_out { 1 } else { half });
+        if state.suspected.len() >= limits::BANS {
+            state.suspected.clear();
+        }
+        let mut until = Vec::new();
+        for (_, id) in peers {
+            let times = state.suspected.entry(id).or_default();
+            *times = times.saturating_add(1);
+            until.push((id, now + limits::SUSPICION * (1 << (*times - 1).min(6))));
+        }
+        drop(state);
+        for (id, until) in until {
+            self.refuse(id, until, now);
+        }
+    }
+
+    fn refuse(&self, peer: EndpointId, until: Instant, now: Instant) {
+        let mut state = self.state();
+        if state.banned.len() >= limits::BANS {
+            state.banned.retain(|_, until| *until > now);
+        }
+        if state.banned.len() < limits::BANS {
+            state.banned.insert(peer, until);
+        }
+        let cut = state.links.remove(&peer);
+        drop(state);
+        for link in cut.into_iter().flat_map(|peer| peer.connections) {
+            if let Some(connection) = link.connection.upgrade() {
+                connection.close(REFUSED.into(), b"flood");
+            }
+        }
+    }
+
+    /// Whether a peer is refused.
+    pub fn is_banned(&self, peer: &EndpointId, now: Instant) -> bool {
+        self.state()
+            .banned
+            .get(peer)
+            .is_some_and(|until| now < *until)
+    }
+
+    /// Compares what came over each connection with `delivered`, the bytes that gossip delivered
+    /// meanwhile in all; returns who sent far more than that explains.
+    ///
+    /// A neighbour may send all that the others sent too, so all of it explains what one sends.
+    pub(super) fn floods(&self, delivered: u64, now: Instant) -> Vec<EndpointId> {
+        let mut floods = Vec::new();
+        let mut state = self.state();
+        state.links.retain(|id, peer| {
+            let mut received = 0;
+            peer.connections.retain_mut(|link| {
+                let new = link.look();
+                received += new.unwrap_or(0);
+                new.is_some()
+            });
+            let unexplained = received.saturating_sub(delivered.saturating_mul(2));
+            peer.unexplained.take(unexplained as f64, now);
+            if peer.unexplained.left(now) < 0.0 {
+                floods.push(*id);
+            }
+            !peer.connections.is_empty()
+        });
+        floods
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self, connection: &Connection, now: Instant) {
+        let mut state = self.state();
+        let peer = state
+            .links
+            .entry(connection.remote_id())
+            .or_insert_with(|| Peer {
+                connections: Vec::new(),
+                unexplained: Allowance::new(
+                    limits::UNEXPLAINED_RATE,
+                    limits::UNEXPLAINED_BURST,
+                    now,
+                ),
+            });
+        if peer.connections.len() < limits::LINKS_OF_A_PEER {
+            peer.connections.push(Link {
+                connection: connection.weak_handle(),
+                received: 0,
+                sent_at_read: 0,
+                reads: 0,
+                unread: 0,
+            });
+        }
+    }
+}
+
+impl EndpointHooks for Links {
+    async fn before_connect<'a>(
+        &'a self,
+        remote_addr: &'a EndpointAddr,
+        alpn: &'a [u8],
+    ) -> BeforeConnectOutcome {
+        if alpn == self.0.alpn && self.is_banned(&remote_addr.id, Instant::now()) {
+            return BeforeConnectOutcome::Reject;
+        }
+        BeforeConnectOutcome::Accept
+    }
+
+    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
+        if connection.alpn() != self.0.alpn {
+            return AfterHandshakeOutcome::Accept;
+        }
+        let now = Instant::now();
+        let remote = connection.remote_id();
+        let crowded = self
+            .state()
+            .links
+            .get(&remote)
+            .is_some_and(|peer| peer.connections.len() >= limits::LINKS_OF_A_PEER);
+        if crowded || self.is_banned(&remote, now) {
+            return AfterHandshakeOutcome::Reject {
+                error_code: REFUSED.into(),
+                reason: b"flood".to_vec(),
+            };
+        }
+        self.watch(connection, now);
+        AfterHandshakeOutcome::Accept
+    }
+}

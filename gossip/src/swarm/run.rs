@@ -1,0 +1,295 @@
+//! The task of a swarm: feeds the rules, performs what they say, and starts gossip again when it
+//! stops moving.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use iroh::{EndpointId, Watcher};
+use iroh_gossip::{
+    api::{Event as GossipEvent, GossipReceiver, GossipSender, JoinOptions},
+    net::Gossip,
+    proto::TopicId,
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{Change, Swarm, lock};
+use crate::{
+    announcer::Offered,
+    clock::Now,
+    engine::{Action, Event, TICK},
+    index::{Wanted, blob_of},
+    inventory::Inventory,
+    limits,
+};
+
+/// What gossip is told.
+#[derive(Debug)]
+enum Tell {
+    Broadcast(Bytes),
+    Join(Vec<EndpointId>),
+}
+
+/// Why one life of gossip ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Stalled,
+}
+
+/// Runs until the swarm is stopped.
+pub(super) async fn run(swarm: Swarm, mut events: mpsc::Receiver<Event>) {
+    let mut wait = limits::RESTART_LEAST;
+    loop {
+        let gossip = Gossip::builder()
+            .alpn(&swarm.0.gossip_alpn)
+            .spawn(swarm.0.endpoint.clone());
+        install(&swarm, Some(gossip.clone()));
+        let started = Instant::now();
+        let end = live(&swarm, &gossip, &mut events).await;
+        for neighbour in swarm.neighbours() {
+            perform(&swarm, Event::NeighbourDown(neighbour), None);
+        }
+        install(&swarm, None);
+        drop(gossip);
+        if end == End::Stopped {
+            return;
+        }
+        let restarts = swarm.0.restarts.fetch_add(1, Ordering::Relaxed) + 1;
+        warn!(restarts, "gossip did not move: it is started again");
+        if started.elapsed() > limits::UNREST {
+            wait = limits::RESTART_LEAST;
+        }
+        tokio::select! {
+            () = swarm.0.stop.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+        wait = (wait * 2).min(limits::RESTART_MOST);
+    }
+}
+
+fn install(swarm: &Swarm, gossip: Option<Gossip>) {
+    let mut installed = swarm
+        .0
+        .gossip
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    *installed = gossip;
+}
+
+/// One life of gossip.
+async fn live(swarm: &Swarm, gossip: &Gossip, events: &mut mpsc::Receiver<Event>) -> End {
+    let topic = TopicId::from_bytes(swarm.0.topic);
+    let subscribe = gossip.subscribe_with_opts(topic, JoinOptions::with_bootstrap([]));
+    let (sender, mut receiver) = match timeout(limits::STALL, subscribe).await {
+        Ok(Ok(subscribed)) => subscribed.split(),
+        _ => return End::Stalled,
+    };
+    let (tell, told) = mpsc::channel(limits::QUEUE);
+    let telling = swarm.0.tasks.spawn(speak(sender, told));
+    let end = watch(swarm, gossip, events, &mut receiver, &tell).await;
+    if end == End::Stopped {
+        perform(swarm, Event::Leave, Some(&tell));
+        drop(tell);
+        // Gossip takes the goodbye from its queue and hands it to the neighbours as it leaves.
+        let goodbye = async {
+            let _ = telling.await;
+            let before = moved(gossip);
+            while moved(gossip) == before {
+                sleep(Duration::from_millis(5)).await;
+            }
+            let _ = gossip.shutdown().await;
+        };
+        let _ = timeout(limits::SHUTDOWN, goodbye).await;
+    } else {
+        telling.abort();
+    }
+    end
+}
+
+/// Hands over to gossip: the one place that waits for it.
+async fn speak(sender: GossipSender, mut told: mpsc::Receiver<Tell>) {
+    while let Some(tell) = told.recv().await {
+        let said = match tell {
+            Tell::Broadcast(bytes) => sender.broadcast(bytes).await,
+            Tell::Join(peers) => sender.join_peers(peers).await,
+        };
+        if said.is_err() {
+            return;
+        }
+    }
+}
+
+fn moved(gossip: &Gossip) -> u64 {
+    gossip.metrics().actor_tick_main.get()
+}
+
+async fn watch(
+    swarm: &Swarm,
+    gossip: &Gossip,
+    events: &mut mpsc::Receiver<Event>,
+    receiver: &mut GossipReceiver,
+    tell: &mpsc::Sender<Tell>,
+) -> End {
+    let mut ticks = interval(TICK);
+    let mut looks = interval(limits::WATCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut addresses = swarm.0.endpoint.watch_addr().stream();
+    perform(swarm, Event::ReachedAt(swarm.0.endpoint.addr()), Some(tell));
+    let delivered = Arc::new(AtomicU64::new(0));
+    let mut still_since = Instant::now();
+    let mut last = moved(gossip);
+    loop {
+        tokio::select! {
+            biased;
+            () = swarm.0.stop.cancelled() => return End::Stopped,
+            _ = looks.tick() => {
+                let now = Instant::now();
+                let delivered = delivered.swap(0, Ordering::Relaxed);
+                for flooder in swarm.0.links.floods(delivered, now) {
+                    debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
+                    swarm.0.links.ban(flooder, now);
+                }
+                let moves = moved(gossip);
+                if moves != last {
+                    (last, still_since) = (moves, now);
+                } else if now.duration_since(still_since) > limits::STALL {
+                    swarm.0.links.suspect(&mut rand::rng(), now);
+                    return End::Stalled;
+                }
+            }
+            _ = ticks.tick() => {
+                // Something to do for gossip, so that it moves if it can.
+                let _ = tell.try_send(Tell::Join(Vec::new()));
+                perform(swarm, Event::Tick, Some(tell));
+            }
+            Some(event) = events.recv() => perform(swarm, event, Some(tell)),
+            Some(addr) = addresses.next() => {
+                perform(swarm, Event::ReachedAt(addr), Some(tell));
+            }
+            event = receiver.next() => {
+                let Some(Ok(event)) = event else { return End::Stalled };
+                let event = match event {
+                    GossipEvent::NeighborUp(id) => Event::NeighbourUp(id),
+                    GossipEvent::NeighborDown(id) => Event::NeighbourDown(id),
+                    GossipEvent::Lagged => Event::Lagged,
+                    GossipEvent::Received(message) => {
+                        let size = message.content.len() as u64 + 100;
+                        delivered.fetch_add(size, Ordering::Relaxed);
+                        Event::Message { bytes: message.content, from: message.delivered_from }
+                    }
+                };
+                perform(swarm, event, Some(tell));
+            }
+        }
+    }
+}
+
+/// Feeds the rules and does what they say; waits for nobody.
+fn perform(swarm: &Swarm, event: Event, tell: Option<&mpsc::Sender<Tell>>) {
+    let actions = swarm.engine().handle(event, Now::system());
+    for action in actions {
+        match action {
+            Action::Broadcast(bytes) if bytes.len() <= limits::MAX_ANNOUNCEMENT => {
+                if tell.is_none_or(|tell| tell.try_send(Tell::Broadcast(bytes)).is_err()) {
+                    debug!("an announcement was dropped: gossip is busy");
+                }
+            }
+            Action::Broadcast(_) => {}
+            Action::Join(peers) => {
+                let now = Instant::now();
+                let welcome = |id: &EndpointId| !swarm.0.links.is_banned(id, now);
+                let peers: Vec<_> = peers.into_iter().filter(welcome).collect();
+                if let Some(tell) = tell {
+                    let _ = tell.try_send(Tell::Join(peers));
+                }
+            }
+            Action::Met(addr) => {
+                if !addr.addrs.is_empty() {
+                    swarm.0.known.set_endpoint_info(addr.clone());
+                }
+                let _ = swarm.0.changes.try_send(Change::Met(addr));
+            }
+            Action::Left(id) => {
+                let _ = swarm.0.changes.try_send(Change::Left(id));
+            }
+            Action::Cut(id) => {
+                debug!(peer = %id.fmt_short(), "a neighbour announces far too often");
+                swarm.0.links.ban(id, Instant::now());
+            }
+            Action::Build(paths) => spawn(swarm, build(swarm.clone(), paths)),
+            Action::Fetch(wanted, from) => spawn(swarm, fetch(swarm.clone(), wanted, from)),
+            Action::AskPage(from, start) => spawn(swarm, {
+                let swarm = swarm.clone();
+                async move { Event::Page(from, swarm.ask_page(from, start).await) }
+            }),
+        }
+    }
+}
+
+/// Runs `work` and tells the rules what came of it.
+fn spawn(swarm: &Swarm, work: impl Future<Output = Event> + Send + 'static) {
+    let (inbox, stop) = (swarm.0.inbox.clone(), swarm.0.stop.clone());
+    swarm.0.tasks.spawn(async move {
+        let told = async { inbox.send(work.await).await };
+        let _ = stop.run_until_cancelled(told).await;
+    });
+}
+
+async fn build(swarm: Swarm, paths: Offered) -> Event {
+    let id = swarm.0.endpoint.id();
+    let mut salt = [0; 8];
+    salt.copy_from_slice(&id.as_bytes()[..8]);
+    let salt = u64::from_le_bytes(salt);
+    let of = paths.clone();
+    let built = tokio::task::spawn_blocking(move || {
+        // One in many sets does not converge; another salt does.
+        let tries = (0..3).map(|try_| salt.wrapping_add(try_));
+        tries
+            .filter_map(|salt| Inventory::build(of.iter().copied(), salt).ok())
+            .map(|inventory| {
+                (
+                    blob_of(&inventory.to_bytes(), &inventory),
+                    inventory.to_bytes(),
+                )
+            })
+            .next()
+    });
+    let Ok(Some((blob, bytes))) = built.await else {
+        return Event::Built(paths, None);
+    };
+    let mut own = lock(&swarm.0.own);
+    own.retain(|(hash, _)| *hash != blob.blob_hash);
+    own.push_back((blob.blob_hash, bytes.into()));
+    // The one before is asked for until everyone heard of this one.
+    while own.len() > 2 {
+        own.pop_front();
+    }
+    drop(own);
+    Event::Built(paths, (blob.count > 0).then_some(blob))
+}
+
+async fn fetch(swarm: Swarm, wanted: Wanted, from: Vec<EndpointId>) -> Event {
+    let blob = wanted.blob;
+    let fetched = timeout(limits::FETCH_TIMEOUT, swarm.0.fetch.fetch(blob, from)).await;
+    let Ok(Some(bytes)) = fetched else {
+        return Event::Fetched(wanted, None);
+    };
+    let read = tokio::task::spawn_blocking(move || {
+        let is_it =
+            bytes.len() == blob.size as usize && *blake3::hash(&bytes).as_bytes() == blob.blob_hash;
+        is_it.then(|| Inventory::from_bytes(&bytes).ok()).flatten()
+    });
+    Event::Fetched(wanted, read.await.ok().flatten())
+}

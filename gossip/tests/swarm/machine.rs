@@ -1,0 +1,215 @@
+//! A machine of a swarm: an endpoint, a router, and inventories served by a table.
+
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId, RelayMode,
+    address_lookup::MemoryLookup,
+    endpoint::{
+        AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, PortmapperConfig,
+        WeakConnectionHandle, presets,
+    },
+    protocol::Router,
+};
+use peerix_gossip::{
+    Change, Fetch, Links, Options, PathHash, Swarm, announcement::InventoryBlob, limits,
+};
+use tokio::sync::mpsc;
+
+pub struct Machine {
+    pub swarm: Swarm,
+    pub links: Links,
+    pub addr: EndpointAddr,
+    router: Router,
+    wire: Wire,
+    fetches: Arc<AtomicUsize>,
+    _changes: mpsc::Receiver<Change>,
+}
+
+/// A switch in every connection of an endpoint.
+#[derive(Clone, Default)]
+struct Wire {
+    parted: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<WeakConnectionHandle>>>,
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Wire")
+    }
+}
+
+impl EndpointHooks for Wire {
+    async fn before_connect<'a>(
+        &'a self,
+        _remote_addr: &'a EndpointAddr,
+        _alpn: &'a [u8],
+    ) -> BeforeConnectOutcome {
+        match self.parted.load(Ordering::Relaxed) {
+            true => BeforeConnectOutcome::Reject,
+            false => BeforeConnectOutcome::Accept,
+        }
+    }
+
+    async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
+        if self.parted.load(Ordering::Relaxed) {
+            return AfterHandshakeOutcome::Reject {
+                error_code: 1u32.into(),
+                reason: Vec::new(),
+            };
+        }
+        self.connections
+            .lock()
+            .unwrap()
+            .push(connection.weak_handle());
+        AfterHandshakeOutcome::Accept
+    }
+}
+
+/// Where the inventories of all machines of this process are found.
+static SERVED: Mutex<Option<HashMap<EndpointId, Swarm>>> = Mutex::new(None);
+
+#[derive(Debug)]
+struct FromTable(Arc<AtomicUsize>);
+
+impl Fetch for FromTable {
+    fn fetch(
+        &self,
+        blob: InventoryBlob,
+        from: Vec<EndpointId>,
+    ) -> BoxFuture<'static, Option<Bytes>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let served = SERVED.lock().unwrap();
+        let bytes = from
+            .iter()
+            .filter_map(|id| served.as_ref()?.get(id)?.inventory(&blob.blob_hash))
+            .next();
+        Box::pin(async move { bytes })
+    }
+}
+
+pub async fn endpoint(
+    known: &MemoryLookup,
+    links: Option<Links>,
+    wire: impl EndpointHooks + 'static,
+) -> Endpoint {
+    let mut builder = Endpoint::builder(presets::Minimal)
+        .relay_mode(RelayMode::Disabled)
+        .portmapper_config(PortmapperConfig::Disabled)
+        .address_lookup(known.clone())
+        .hooks(wire)
+        .clear_ip_transports()
+        .bind_addr((Ipv4Addr::LOCALHOST, 0))
+        .unwrap();
+    if let Some(links) = links {
+        builder = builder.hooks(links);
+    }
+    builder.bind().await.unwrap()
+}
+
+impl Machine {
+    /// Starts a machine that knows some others.
+    pub async fn start(name: &str, known: &[&Machine]) -> Self {
+        let lookup = MemoryLookup::new();
+        let (links, wire) = (Links::new(name), Wire::default());
+        let endpoint = endpoint(&lookup, Some(links.clone()), wire.clone()).await;
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let options = Options {
+            name: name.into(),
+            systems: vec!["x86_64-linux".into()],
+            last_sequence: 0,
+            filter_memory: limits::FILTER_MEMORY,
+            known: lookup,
+        };
+        let fetch = Arc::new(FromTable(fetches.clone()));
+        let (swarm, changes) = Swarm::start(endpoint.clone(), links.clone(), options, fetch);
+        let (gossip_alpn, gossip) = swarm.gossip_protocol();
+        let (catalogue_alpn, catalogue) = swarm.catalogue_protocol();
+        let router = Router::builder(endpoint.clone())
+            .accept(gossip_alpn, gossip)
+            .accept(catalogue_alpn, catalogue)
+            .spawn();
+        let mut served = SERVED.lock().unwrap();
+        served
+            .get_or_insert_default()
+            .insert(endpoint.id(), swarm.clone());
+        drop(served);
+        swarm.join(known.iter().map(|machine| machine.addr.clone()).collect());
+        Self {
+            swarm,
+            links,
+            addr: endpoint.addr(),
+            router,
+            wire,
+            fetches,
+            _changes: changes,
+        }
+    }
+
+    pub fn id(&self) -> EndpointId {
+        self.addr.id
+    }
+
+    pub async fn offer(&self, numbers: Range<u32>) {
+        self.swarm.offer(numbers.map(path).collect()).await;
+    }
+
+    /// How many filters it fetched.
+    pub fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::Relaxed)
+    }
+
+    /// Cuts all connections and refuses new ones, or no longer.
+    pub fn part(&self, parted: bool) {
+        self.wire.parted.store(parted, Ordering::Relaxed);
+        if parted {
+            for connection in self.wire.connections.lock().unwrap().drain(..) {
+                if let Some(connection) = connection.upgrade() {
+                    connection.close(1u32.into(), b"parted");
+                }
+            }
+        }
+    }
+
+    pub async fn stop(&self) {
+        self.swarm.shutdown().await;
+        self.router.shutdown().await.unwrap();
+    }
+}
+
+pub fn path(number: u32) -> PathHash {
+    let mut path = [0; 20];
+    path[..4].copy_from_slice(&number.to_be_bytes());
+    path
+}
+
+/// Waits for a condition, far longer than it takes on an idle machine.
+pub async fn until(what: &str, condition: impl FnMut() -> bool) {
+    within(Duration::from_secs(90), what, condition).await;
+}
+
+pub async fn within(time: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {time:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Resident memory of this process, in bytes.
+pub fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}

@@ -73,7 +73,10 @@ fn two_peers_meet_and_one_knows_what_the_other_has_within_seconds() {
     let (second, said) = broadcast(&mut a, later(start, 100));
     assert!(second <= 3, "{second}");
     let met = b.handle(message(&said, 1), later(start, 103));
-    assert_eq!(met, [Action::Met(addr), Action::Join(vec![key(1).public()])]);
+    assert_eq!(
+        met,
+        [Action::Met(addr), Action::Join(vec![key(1).public()])]
+    );
     let at = later(start, 103).at;
     assert_eq!(b.index.may_have(&path(1), at), [key(1).public()]);
     assert_eq!(

@@ -1,5 +1,10 @@
 //! Swarms of real endpoints on loopback.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout
+)]
 
 #[path = "swarm/hostile.rs"]
 mod hostile;

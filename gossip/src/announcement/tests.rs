@@ -99,7 +99,8 @@ fn absurd_claims_are_refused_before_the_signature_is_looked_at() {
             count,
         })
     };
-    let absurd: Vec<Box<dyn Fn(&mut Offer)>> = vec![
+    type Bend = Box<dyn Fn(&mut Offer)>;
+    let absurd: Vec<Bend> = vec![
         Box::new(move |offer| offer.inventory = blob(u32::MAX, 5)),
         Box::new(move |offer| offer.inventory = blob(1000, u64::MAX)),
         Box::new(move |offer| offer.inventory = blob(1000, 0)),

@@ -509,7 +509,7 @@ proptest! {
             let Some(announcement) = announcer.due(1, 1, &mut rng, later) else { continue };
             let bytes = announcement.seal(&key(1), &TOPIC).unwrap();
             let is_lost = lost[(second / 100) as usize % lost.len()];
-            if is_lost && truth.len() % 2 == 0 {
+            if is_lost && truth.len().is_multiple_of(2) {
                 continue;
             }
             index.hear(&bytes, &mut rng, later.at).unwrap();

@@ -4,7 +4,7 @@
 //! hear everything. Filters of the others hold few paths and claim the size of 20,000.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -19,8 +19,9 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
 const TOPIC: [u8; 32] = [7; 32];
 /// The size of a filter of 20,000 paths.
 const FILTER: u32 = 50_000;
-/// Paths that each peer of the simulation really has; changes are those of 20,000.
-const PATHS: usize = 300;
+/// Paths that each peer of the simulation really has; changes are those of 20,000, so that a path
+/// stays for 35 minutes.
+const PATHS: usize = 600;
 /// 5 % of 20,000 come in an hour, and as many go, once a minute.
 const CHANGES_A_MINUTE: usize = 17;
 
@@ -32,6 +33,9 @@ pub struct Setting {
     /// Share of the peers that leave in an hour, half of them without a goodbye; as many come.
     pub churn: f64,
 }
+
+/// How long a new path is looked for.
+const LOOKED_FOR: u64 = 1800;
 
 /// What an observer saw.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub struct Outcome {
     pub known: f64,
     pub filters: usize,
     pub memory: usize,
-    /// How long a path that one peer got stays unfound, where it is found within the hour.
+    /// How long a path that one peer got stays unfound, where it is found in half an hour.
     pub alone: Vec<Duration>,
     pub alone_never: f64,
     /// The same for a path that one in a hundred peers got at once, three at least.
@@ -60,7 +64,8 @@ pub struct Outcome {
 struct Speaker {
     key: SecretKey,
     announcer: Announcer,
-    paths: BTreeSet<PathHash>,
+    /// The oldest first.
+    paths: VecDeque<PathHash>,
     base: Offered,
     heard: Vec<u64>,
     heard_count: usize,
@@ -85,6 +90,15 @@ struct Probe {
     shared: bool,
 }
 
+impl Speaker {
+    fn offer(&mut self, now: Instant) {
+        let mut offered: Vec<PathHash> = self.paths.iter().copied().collect();
+        offered.sort_unstable();
+        offered.dedup();
+        self.announcer.offer(offered.into(), now);
+    }
+}
+
 pub fn run(setting: &Setting) -> Outcome {
     Population::new(setting).run()
 }
@@ -97,7 +111,6 @@ struct Population<'a> {
     speakers: Vec<Speaker>,
     observers: Vec<Observer>,
     slots: HashMap<EndpointId, usize>,
-    gone: Vec<(u64, usize)>,
     probes: Vec<Probe>,
     keys: u64,
 }
@@ -112,7 +125,6 @@ impl<'a> Population<'a> {
             speakers: Vec::new(),
             observers: Vec::new(),
             slots: HashMap::new(),
-            gone: Vec::new(),
             probes: Vec::new(),
             keys: 0,
         };
@@ -179,7 +191,7 @@ impl<'a> Population<'a> {
         Speaker {
             key,
             announcer,
-            paths,
+            paths: paths.into_iter().collect(),
             base: Offered::from([]),
             heard: vec![0; (self.setting.peers + 64).div_ceil(64)],
             heard_count: 0,
@@ -195,8 +207,8 @@ impl<'a> Population<'a> {
             .collect();
         while self.second < seconds {
             self.second += 1;
-            for slot in 0..self.speakers.len() {
-                if starts[slot] == self.second {
+            for (slot, start) in starts.iter().enumerate() {
+                if *start == self.second {
                     self.begin(slot);
                 }
             }
@@ -204,7 +216,7 @@ impl<'a> Population<'a> {
             self.churn();
             self.speak();
             self.observe(seconds);
-            if self.second % 5 == 0 {
+            if self.second.is_multiple_of(5) {
                 self.probe();
             }
         }
@@ -226,25 +238,15 @@ impl<'a> Population<'a> {
         for slot in (phase..self.speakers.len()).step_by(60) {
             let new: Vec<PathHash> = (0..CHANGES_A_MINUTE).map(|_| self.rng.random()).collect();
             let speaker = &mut self.speakers[slot];
-            let gone: Vec<PathHash> = speaker
-                .paths
-                .iter()
-                .take(CHANGES_A_MINUTE)
-                .copied()
-                .collect();
-            for path in gone {
-                speaker.paths.remove(&path);
-            }
+            speaker.paths.drain(..CHANGES_A_MINUTE);
             speaker.paths.extend(&new);
-            let offered = speaker.paths.iter().copied().collect();
-            speaker.announcer.offer(offered, now.at);
+            speaker.offer(now.at);
             if speaker.speaks {
                 lonely = Some((new[0], speaker.key.public()));
             }
         }
-        let hour = 3600;
         let end = (self.setting.hours * 3600.0) as u64;
-        if self.second % 30 != 0 || self.second < 1200 || self.second + hour > end {
+        if !self.second.is_multiple_of(30) || self.second < 1200 || self.second + LOOKED_FOR > end {
             return;
         }
         if let Some((path, holder)) = lonely {
@@ -256,9 +258,8 @@ impl<'a> Population<'a> {
         while holders.len() < several {
             let slot = self.rng.random_range(0..self.speakers.len());
             let speaker = &mut self.speakers[slot];
-            speaker.paths.insert(path);
-            let offered = speaker.paths.iter().copied().collect();
-            speaker.announcer.offer(offered, now.at);
+            speaker.paths.push_back(path);
+            speaker.offer(now.at);
             holders.insert(speaker.key.public());
         }
         self.watch(path, holders.into_iter().collect(), true);
@@ -283,15 +284,13 @@ impl<'a> Population<'a> {
         for _ in 0..leaving {
             let slot = self.rng.random_range(0..self.speakers.len());
             let now = self.now();
+            // Who leaves without a goodbye is remembered by the others: its slot counts as heard.
             if self.rng.random_bool(0.5) {
                 let speaker = &mut self.speakers[slot];
                 let goodbye = speaker.announcer.leave(now);
                 let bytes = goodbye.seal(&speaker.key, &TOPIC).unwrap();
                 self.deliver(slot, &bytes);
                 self.forget(slot);
-            } else {
-                // Its name is remembered by the others until it expires; the slot counts as heard.
-                self.gone.push((self.second + 1800, slot));
             }
             let new = self.speaker(now.at);
             let old = std::mem::replace(&mut self.speakers[slot], new);
@@ -303,13 +302,6 @@ impl<'a> Population<'a> {
             speaker.heard_count = old.heard_count;
             self.begin(slot);
         }
-        let second = self.second;
-        let expired: Vec<usize> = self
-            .gone
-            .extract_if(.., |(at, _)| *at <= second)
-            .map(|(_, slot)| slot)
-            .collect();
-        let _ = expired;
     }
 
     fn forget(&mut self, slot: usize) {
@@ -475,7 +467,7 @@ impl<'a> Population<'a> {
         let second = Duration::from_secs(self.second);
         let late = self.observers.len().saturating_sub(1).max(1);
         for probe in &mut self.probes {
-            if second > probe.at + Duration::from_secs(3600) {
+            if second > probe.at + Duration::from_secs(LOOKED_FOR) {
                 continue;
             }
             for (observer, found) in self.observers[..late].iter().zip(&mut probe.found) {

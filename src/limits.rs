@@ -293,8 +293,12 @@ pub const WIRE_RAW_FOR_MOST: Duration = Duration::from_secs(300);
 /// Bytes that come in frames before it is judged whether they made anything smaller.
 pub const WIRE_JUDGED: u64 = 8 * 1024 * 1024;
 
-/// How long frames are not asked for after they made nothing smaller: another NAR may compress.
-pub const WIRE_IDLE_FOR: Duration = Duration::from_secs(60);
+/// How long frames are not asked for after they made nothing smaller, doubled each time: another
+/// NAR may compress, and the provider may have had no processor to spare.
+pub const WIRE_IDLE_FOR: Duration = Duration::from_secs(5);
+
+/// The longest time that frames are not asked for.
+pub const WIRE_IDLE_FOR_MOST: Duration = Duration::from_secs(60);
 
 /// How long a peer without the framed wire is asked raw: until it may run another version.
 pub const WIRE_REFUSED_FOR: Duration = Duration::from_secs(600);

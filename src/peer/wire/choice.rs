@@ -26,6 +26,8 @@ pub struct Record {
     refused_until: Option<Instant>,
     /// Frames were not worth it; tried again then.
     idle_until: Option<Instant>,
+    /// How often in a row they were not.
+    idle_times: u32,
     /// What came in frames since that was last judged: before and after decompression.
     framed_wire: u64,
     framed_nar: u64,
@@ -85,7 +87,11 @@ impl Record {
             if self.framed_nar >= limits::WIRE_JUDGED {
                 // A twentieth less is the least that is worth a thought.
                 if self.framed_wire.saturating_mul(20) > self.framed_nar.saturating_mul(19) {
-                    self.idle_until = now.checked_add(limits::WIRE_IDLE_FOR);
+                    let doubled = limits::WIRE_IDLE_FOR * (1 << self.idle_times.min(6));
+                    self.idle_until = now.checked_add(doubled.min(limits::WIRE_IDLE_FOR_MOST));
+                    self.idle_times = self.idle_times.saturating_add(1);
+                } else {
+                    self.idle_times = 0;
                 }
                 (self.framed_wire, self.framed_nar) = (0, 0);
             }
@@ -158,7 +164,7 @@ mod tests {
     fn frames_that_made_nothing_smaller_are_not_asked_for_for_a_while() {
         let (record, now) = after(Wire::Framed, 2_000_000, 1, Instant::now());
         assert_eq!(choose(WireCompression::Auto, &record, now), Wire::Raw);
-        let later = now + limits::WIRE_IDLE_FOR + Duration::from_secs(11);
+        let later = now + limits::WIRE_IDLE_FOR_MOST;
         assert_eq!(choose(WireCompression::Auto, &record, later), Wire::Framed);
         let (record, now) = after(Wire::Framed, 2_000_000, 3, Instant::now());
         assert_eq!(choose(WireCompression::Auto, &record, now), Wire::Framed);

@@ -15,6 +15,12 @@ const LADDER: [i32; 4] = [1, 3, 6, 9];
 /// The step that a link begins with which is known to be slow: level 3.
 const FIRST_STEP: usize = 2;
 
+/// The share of a thread's time from which on the link is what it waits for.
+const WAITED_FOR: f64 = 0.5;
+
+/// The share below which the link hardly is.
+const WAITED_FOR_LITTLE: f64 = 0.15;
+
 /// What is known of a link before anything was sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Link {
@@ -53,12 +59,17 @@ impl Sample {
 }
 
 /// The step to take after an interval `elapsed` in which all streams to a peer did `seen`.
-pub fn next_step(step: usize, seen: &Sample, elapsed: Duration) -> usize {
+///
+/// `link` is what the link carries in bytes a second, where that is known: as long as more than
+/// that gets through, compressing pays whatever else holds the threads up.
+pub fn next_step(step: usize, seen: &Sample, elapsed: Duration, link: Option<f64>) -> usize {
     let share = |part: Duration, whole: Duration| {
         part.as_secs_f64() / whole.as_secs_f64().max(f64::MIN_POSITIVE)
     };
     let waiting = share(seen.waited, seen.waited + seen.worked);
-    let rate = seen.wire_bytes as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let rate = seen.wire_bytes as f64 / seconds;
+    let pays = link.is_some_and(|link| seen.nar_bytes as f64 / seconds >= link);
     let processors = share(seen.compressing, elapsed);
     let is_starved = share(seen.starved, seen.worked) > 0.25;
     let fast = limits::WIRE_FAST as f64;
@@ -66,9 +77,10 @@ pub fn next_step(step: usize, seen: &Sample, elapsed: Duration) -> usize {
         return 0;
     }
     match step {
-        0 if waiting >= 0.5 => FIRST_STEP,
+        0 if waiting >= WAITED_FOR => FIRST_STEP,
         0 => 0,
-        _ if waiting < 0.15 => step - 1,
+        1 if waiting < WAITED_FOR_LITTLE && pays => 1,
+        _ if waiting < WAITED_FOR_LITTLE => step - 1,
         _ if processors > 0.6 || is_starved => (step - 1).max(1),
         _ if waiting > 0.6 && processors < 0.15 => (step + 1).min(LADDER.len()),
         _ => step,
@@ -92,6 +104,8 @@ pub struct Pace {
     streams: u32,
     since: Option<Instant>,
     seen: Sample,
+    /// Bytes a second that the link carries: its limit, then what passed while it was waited for.
+    link: Option<f64>,
     /// Bytes before compression that one stream carries in a second.
     drain: Option<f64>,
     /// Raw until then, since compressing held the link up.
@@ -102,12 +116,15 @@ pub struct Pace {
 impl Pace {
     /// Begins with what is known of the link.
     pub fn new(link: Link) -> Self {
+        let limit = link.limit.filter(|limit| *limit < limits::WIRE_FAST);
+        let limit = limit.map(|limit| limit as f64);
         Self {
             step: first_step(link),
             streams: 0,
             since: None,
             seen: Sample::default(),
-            drain: link.limit.map(|limit| limit as f64),
+            link: limit,
+            drain: limit,
             raw_until: None,
             raw_for: limits::WIRE_RAW_FOR,
         }
@@ -154,7 +171,11 @@ impl Pace {
         }
         let streams = f64::from(self.streams.max(1));
         self.drain = Some(self.seen.nar_bytes as f64 / elapsed.as_secs_f64() / streams);
-        let next = next_step(self.step, &self.seen, elapsed);
+        let Sample { waited, worked, .. } = self.seen;
+        if waited.as_secs_f64() >= WAITED_FOR * (waited + worked).as_secs_f64() {
+            self.link = Some(self.seen.wire_bytes as f64 / elapsed.as_secs_f64());
+        }
+        let next = next_step(self.step, &self.seen, elapsed, self.link);
         if next == 0 && self.step > 0 {
             self.raw_until = now.checked_add(self.raw_for);
             self.raw_for = (self.raw_for * 2).min(limits::WIRE_RAW_FOR_MOST);
@@ -195,23 +216,23 @@ mod tests {
             (400_000_000, 0.5, 0),
         ] {
             let seen = second(waiting, 0.0, rate);
-            assert_eq!(next_step(0, &seen, SECOND), step, "{rate}");
+            assert_eq!(next_step(0, &seen, SECOND, None), step, "{rate}");
         }
         // A link that turns out to be fast is left alone at whatever level it is.
         let seen = second(0.9, 0.01, 118_000_000);
-        assert_eq!(next_step(3, &seen, SECOND), 0);
+        assert_eq!(next_step(3, &seen, SECOND, None), 0);
     }
 
     #[test]
     fn the_level_rises_while_the_link_is_what_is_waited_for() {
         let mut step = FIRST_STEP;
         for _ in 0..8 {
-            step = next_step(step, &second(0.95, 0.03, 500_000), SECOND);
+            step = next_step(step, &second(0.95, 0.03, 500_000), SECOND, None);
         }
         assert_eq!(step, LADDER.len());
         // Half a processor is enough for one peer.
         let busy = second(0.7, 0.3, 5_000_000);
-        assert_eq!(next_step(2, &busy, SECOND), 2);
+        assert_eq!(next_step(2, &busy, SECOND, None), 2);
     }
 
     #[test]
@@ -219,9 +240,18 @@ mod tests {
         let held_up = second(0.05, 0.9, 2_000_000);
         let mut step = LADDER.len();
         for _ in 0..LADDER.len() {
-            step = next_step(step, &held_up, SECOND);
+            step = next_step(step, &held_up, SECOND, None);
         }
         assert_eq!(step, 0);
+    }
+
+    #[test]
+    fn as_long_as_more_gets_through_than_the_link_carries_it_is_not_left_raw() {
+        // Half a second's worth of a link of 4 MB/s, three times smaller, on a busy machine.
+        let held_up = second(0.05, 0.9, 2_000_000);
+        assert_eq!(next_step(1, &held_up, SECOND, Some(4e6)), 1);
+        assert_eq!(next_step(3, &held_up, SECOND, Some(4e6)), 2);
+        assert_eq!(next_step(1, &held_up, SECOND, Some(8e6)), 0);
     }
 
     #[test]
@@ -230,9 +260,9 @@ mod tests {
             starved: SECOND.mul_f64(0.2),
             ..second(0.5, 0.1, rate)
         };
-        assert_eq!(next_step(4, &starved(1_000_000), SECOND), 3);
-        assert_eq!(next_step(1, &starved(1_000_000), SECOND), 1);
-        assert_eq!(next_step(3, &starved(30_000_000), SECOND), 0);
+        assert_eq!(next_step(4, &starved(1_000_000), SECOND, None), 3);
+        assert_eq!(next_step(1, &starved(1_000_000), SECOND, None), 1);
+        assert_eq!(next_step(3, &starved(30_000_000), SECOND, None), 0);
     }
 
     #[test]
@@ -251,8 +281,8 @@ mod tests {
     fn after_compressing_held_the_link_up_it_is_raw_for_a_growing_while() {
         let start = Instant::now();
         let mut pace = Pace::new(Link {
-            limit: Some(2_000_000),
-            rtt: None,
+            limit: None,
+            rtt: Some(Duration::from_millis(40)),
         });
         pace.begin(start);
         let mut changes = Vec::new();

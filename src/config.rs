@@ -40,6 +40,8 @@ pub enum Mode {
     Auto,
     /// iroh: direct connections, and relays where there are any.
     Iroh,
+    /// The local network alone: nothing leaves it.
+    Lan,
 }
 
 /// Which relays help where no direct connection can be made.
@@ -90,13 +92,17 @@ pub struct Config {
     pub trusted_public_keys: Vec<TrustedPublicKey>,
     /// Keys of public caches: what they signed may be offered to any peer.
     pub public_cache_keys: Vec<TrustedPublicKey>,
-    /// HTTP caches that Nix can fall back to; empty without one.
+    /// HTTP caches that Nix can fall back to; empty without one. In LAN mode those only that were
+    /// given explicitly.
     pub upstream_caches: Vec<String>,
     /// Trackers to register with; empty without one, and always in this build.
     pub trackers: Vec<String>,
     /// How peers are reached.
     pub mode: Mode,
-    /// Which relays are used.
+    /// Peers are found on the local network, and it may ask this machine over HTTP. Always so in
+    /// LAN mode.
+    pub lan_discovery: bool,
+    /// Which relays are used; none in LAN mode.
     pub relay: Relay,
     /// Where iroh's socket binds; `None` is port 12306, or any free one where that is taken.
     pub iroh_bind: Option<SocketAddr>,

@@ -1,24 +1,31 @@
 //! The daemon: one owner for every task, started in order and stopped in reverse.
 
+mod listen;
 mod node;
+mod protocols;
+mod served;
 mod sharing;
 
 pub(crate) use sharing::default_key_name;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use iroh::{address_lookup::MemoryLookup, protocol::Router};
+use iroh::address_lookup::MemoryLookup;
 use peerix_store::{Store, nix::StorePathHash};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::node::{Node, Parts};
+use self::{
+    node::{Node, Parts},
+    protocols::Protocols,
+    served::Served,
+};
 use crate::{
-    config::{Config, WireCompression},
+    config::{Config, Mode},
     control::{self, ControlSocket},
     http::{self, HttpState, StatusSource},
-    limits,
+    lan, limits,
     lookup::Lookup,
     metrics::Metrics,
     offer::{Announce, Filter, OfferPolicy, OfferRules},
@@ -26,22 +33,18 @@ use crate::{
         self,
         admission::Admission,
         budget::Budgets,
-        lookup_server::LookupServer,
-        older::{
-            Older,
-            nar::{self, NarServer},
-            narinfo::{self, NarInfoServer},
-        },
-        peers::Peers,
-        provider::Provider,
+        open::OpenConnections,
+        peers::{Peers, Reach},
         rate::UploadLimits,
-        wire::Compression,
     },
     service::Service,
     share,
     signing::{Signing, SigningKey},
     state_dir::StateDir,
-    transfer::{Transfers, whole::WholeNarSources},
+    transfer::{
+        Transfers,
+        whole::{WholeNarSource, WholeNarSources},
+    },
     trust::Trust,
 };
 
@@ -60,10 +63,11 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     // A port in use is told before anything is touched.
     let listener = match service.take_listener() {
-        Some(passed) => take_over(passed)?,
-        None => listen(config.http_port).await?,
+        Some(passed) => listen::take_over(passed, config.lan_discovery)?,
+        None => listen::open(config.http_port, config.lan_discovery).await?,
     };
-    let http_address = listener.local_addr()?;
+    // The way in for programs on this machine, wherever it listens.
+    let http_address = listen::way_in(&listener)?;
     let state_dir = Arc::new(StateDir::open(&config.state_dir)?);
     let signing = signing(&config, &state_dir)?;
     let secret_key = match config.ephemeral_identity {
@@ -87,12 +91,14 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new());
     let known = MemoryLookup::new();
     let admission = Admission::new(&config.allow_peers, &config.deny_peers);
+    let open = OpenConnections::default();
     let endpoint = peer::endpoint::bind(
         secret_key,
         &config.relay,
         config.iroh_bind,
         known.clone(),
         admission,
+        open.clone(),
     )
     .await?;
     let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
@@ -107,15 +113,50 @@ pub async fn run(
         announce: config.announce.unwrap_or(Announce::All),
     }));
     hide_private_shares(&state_dir, &store, &offer).await?;
+    let reach = match config.mode {
+        Mode::Lan => Reach::LocalNetwork,
+        Mode::Auto | Mode::Iroh => Reach::Anywhere,
+    };
     let peers = Peers::new(
         endpoint.clone(),
         known,
+        reach,
+        open,
         config.timeout,
         config.wire_compression,
         metrics.clone(),
     );
+    let upload = Arc::new(UploadLimits::new(
+        config.upload_limit,
+        config.upload_limit_per_peer,
+    ));
+    let served = Served::new(
+        store.clone(),
+        offer.clone(),
+        upload.clone(),
+        metrics.clone(),
+    );
+    let tasks = TaskTracker::new();
+    let networks = match config.lan_discovery {
+        true => Some(lan::networks::watch(stop.clone()).await),
+        false => None,
+    };
     // Peers first, the upstream last.
-    let sources: WholeNarSources = Arc::new([]);
+    let mut sources: Vec<Arc<dyn WholeNarSource>> = Vec::new();
+    if let Some(networks) = &networks {
+        let parts = lan::Parts {
+            endpoint: endpoint.clone(),
+            peers: peers.clone(),
+            metrics: metrics.clone(),
+            holdings: Arc::new(served.clone()),
+            trust: trust.clone(),
+            http_port: http_address.port(),
+            networks: networks.clone(),
+        };
+        let older = lan::start(parts, &tasks, &stop).context("the local network can't be asked")?;
+        sources.push(Arc::new(older));
+    }
+    let sources: WholeNarSources = sources.into();
     let lookup = Lookup::new(
         store.clone(),
         peers.clone(),
@@ -132,7 +173,17 @@ pub async fn run(
         metrics.clone(),
         sources,
     );
-    let router = router(&config, &endpoint, &store, &offer, &peers, &metrics);
+    let protocols = Protocols {
+        store: &store,
+        offer: &offer,
+        upload: &upload,
+        compression: config.wire_compression,
+        budgets: Budgets::new(config.hash_per_day),
+        peers: &peers,
+        metrics: &metrics,
+        within: networks.clone().filter(|_| config.mode == Mode::Lan),
+    };
+    let router = protocols.accept_on(&endpoint);
     for peer in &config.peers {
         peers.add(peer.clone());
     }
@@ -151,9 +202,12 @@ pub async fn run(
         metrics: metrics.clone(),
         roots: share::gc_roots(&store, config.state_dir.clone(), config.store_uri.clone()),
         no_verify: config.no_verify,
+        served,
+        mode: config.mode,
+        lan_discovery: config.lan_discovery,
     }));
-    let tasks = TaskTracker::new();
-    let state = HttpState::new(node.clone(), metrics, node.clone(), config.priority);
+    let state =
+        HttpState::new(node.clone(), metrics, node.clone(), config.priority).on_networks(networks);
     let serving = http::serve(listener, state, stop.clone());
     let ended = stop.clone();
     tasks.spawn(async move {
@@ -215,69 +269,6 @@ async fn hide_private_shares(
         }
     }
     Ok(())
-}
-
-async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
-        .with_context(|| {
-            format!("cannot listen on 127.0.0.1:{port}; is peerix running already? --port chooses another")
-        })
-}
-
-/// The socket that a service manager listened on before this process was there.
-fn take_over(listener: std::net::TcpListener) -> anyhow::Result<TcpListener> {
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        anyhow::bail!(
-            "the service manager listens at {address}, which other machines reach: it should be ListenStream=127.0.0.1:{}",
-            address.port()
-        );
-    }
-    listener.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(listener)?)
-}
-
-fn router(
-    config: &Config,
-    endpoint: &iroh::Endpoint,
-    store: &Store,
-    offer: &Arc<OfferPolicy>,
-    peers: &Peers,
-    metrics: &Arc<Metrics>,
-) -> Router {
-    let upload = Arc::new(UploadLimits::new(
-        config.upload_limit,
-        config.upload_limit_per_peer,
-    ));
-    let budgets = Budgets::new(config.hash_per_day);
-    let counting = peers.clone();
-    let sent = move |id, bytes| counting.sent(id, bytes);
-    let provider = Provider::new(
-        store.clone(),
-        offer.clone(),
-        upload.clone(),
-        Compression::new(config.wire_compression),
-        metrics.clone(),
-        budgets.clone(),
-        sent.clone(),
-    );
-    let lookups = LookupServer::new(store.clone(), offer.clone(), metrics.clone(), budgets);
-    let older = Older::new(store.clone(), offer.clone(), upload, metrics.clone(), sent);
-    let mut router = Router::builder(endpoint.clone());
-    if config.wire_compression != WireCompression::Off {
-        router = router.accept(peer::wire::ALPN, provider.clone());
-    }
-    router = router
-        .accept(iroh_blobs::ALPN, provider)
-        .accept(peer::lookup::ALPN, lookups);
-    for name in narinfo::ALPNS {
-        router = router.accept(name, NarInfoServer(older.clone()));
-    }
-    for name in nar::ALPNS {
-        router = router.accept(name, NarServer(older.clone()));
-    }
-    router.spawn()
 }
 
 #[expect(

@@ -5,8 +5,9 @@
 //! nothing else: any other status makes Nix retry, wait, or give the cache up for a minute. No
 //! body says why. A NAR that can't be completed ends in a cut connection, never in a clean end.
 //!
-//! The listener is expected on a loopback address. Web pages are kept out by the `Host` and
-//! `Origin` headers; there is no CORS.
+//! The listener is on a loopback address, or on all addresses where the local network is served:
+//! other hosts get `/local/...` and `/nix-cache-info` alone ([`HttpState::networks`]). Web pages
+//! are kept out by the `Host` and `Origin` headers; there is no CORS.
 
 mod body;
 mod cache_info;
@@ -14,6 +15,7 @@ mod connection;
 mod guard;
 mod health;
 pub mod limits;
+mod local;
 mod metrics;
 mod nar;
 mod narinfo;
@@ -31,6 +33,7 @@ pub use status::StatusSource;
 
 use std::sync::Arc;
 
+use crate::lan::networks::Networks;
 use crate::metrics::Metrics;
 use crate::substituter::Substituter;
 
@@ -47,6 +50,9 @@ pub struct HttpState {
     pub priority: u32,
     /// What clients may take.
     pub limits: HttpLimits,
+    /// The local networks whose hosts are served what is offered; `None` where the listener is on
+    /// a loopback address.
+    pub networks: Option<Networks>,
 }
 
 impl HttpState {
@@ -64,7 +70,14 @@ impl HttpState {
             status,
             priority,
             limits: HttpLimits::default(),
+            networks: None,
         }
+    }
+
+    /// Serves other hosts on `networks` too.
+    #[must_use]
+    pub fn on_networks(self, networks: Option<Networks>) -> Self {
+        Self { networks, ..self }
     }
 }
 

@@ -3,13 +3,15 @@
 //! Every machine offers the NARs of its own `/nix/store` to its peers as verified blobs and is a
 //! substituter for its own Nix that fetches from them. [`daemon`] puts the parts together:
 //! [`http`] faces Nix, [`lookup`] finds who has a path, [`transfer`] brings it, [`peer`] speaks
-//! with other machines, [`trust`] and [`offer`] say what is believed and what is given.
+//! with other machines, [`lan`] finds those on the local network, [`trust`] and [`offer`] say what
+//! is believed and what is given.
 
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod http;
+pub mod lan;
 pub mod limits;
 pub mod lookup;
 pub mod metrics;

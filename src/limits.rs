@@ -36,8 +36,8 @@ pub const LOOKUP_DEADLINE_LEAST: Duration = Duration::from_millis(200);
 /// the internet. With what the peers took before it, a miss stays under a second.
 pub const LOOKUP_ELSEWHERE: Duration = Duration::from_millis(500);
 
-/// Peers asked for one path at once.
-pub const LOOKUP_PEERS: usize = 8;
+/// Peers asked for one path at once: all on a small network, where each is a millisecond away.
+pub const LOOKUP_PEERS: usize = 16;
 
 /// Path hashes whose claims (who has it, under which blob hash) are remembered.
 pub const CLAIMS_REMEMBERED: usize = 16 * 1024;
@@ -190,6 +190,9 @@ pub const PUBLIC_UPLOAD: u64 = 10_000_000;
 
 /// The longest burst that a rate limit lets through.
 pub const BURST: Duration = Duration::from_millis(100);
+
+/// How long a connected peer may take for a sign of life after somebody moved.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection to a peer may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

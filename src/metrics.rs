@@ -63,6 +63,17 @@ pub struct Metrics {
     pub http_connections_evicted: Counter,
     faults: Family<FaultLabels, Counter>,
 
+    /// Peers that announced themselves on the local network.
+    pub lan_peers: Gauge,
+    /// Announcements of peers that there was no room for.
+    pub lan_peers_refused: Counter,
+    /// Requests by UDP from older peers that were answered.
+    pub lan_answers: Counter,
+    /// Requests by UDP to older peers.
+    pub lan_questions: Counter,
+    /// Datagrams on the older protocol's port that were dropped, by reason.
+    pub lan_dropped: Family<DroppedLabels, Counter>,
+
     started: Instant,
     uptime_seconds: Gauge,
     registry: Registry,
@@ -134,6 +145,13 @@ pub struct HttpLabels {
     pub code: u16,
 }
 
+/// The label of [`Metrics::lan_dropped`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DroppedLabels {
+    /// Why.
+    pub reason: &'static str,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -203,6 +221,19 @@ impl Metrics {
                 "HTTP connections closed to make room for others",
             ),
             faults,
+            lan_peers: registered(r, "lan_peers", "Peers found on the local network"),
+            lan_peers_refused: registered(
+                r,
+                "lan_peers_refused",
+                "Announcements on the local network that there was no room for",
+            ),
+            lan_answers: registered(r, "lan_answers", "Requests of older peers answered by UDP"),
+            lan_questions: registered(r, "lan_questions", "Requests to older peers by UDP"),
+            lan_dropped: registered(
+                r,
+                "lan_dropped",
+                "Datagrams on the older protocol's port that were dropped, by reason",
+            ),
             started: Instant::now(),
             uptime_seconds: registered(r, "uptime_seconds", "Seconds since the daemon started"),
             registry,

@@ -1,5 +1,7 @@
 //! The text of a narinfo, and the fingerprint that its signatures cover.
 
+pub mod older;
+
 use std::fmt::Write as _;
 
 use peerix_store::nix::{NixSignature, PathInfo};

@@ -15,6 +15,7 @@ pub mod lookup;
 pub mod lookup_client;
 pub mod lookup_server;
 pub mod older;
+pub mod open;
 pub mod peers;
 pub mod provider;
 pub mod rate;

@@ -1,6 +1,7 @@
 //! What stands behind the HTTP face: where narinfos and NARs come from.
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -28,6 +29,29 @@ pub trait Substituter: Send + Sync + 'static {
         nar_hash: NarHash,
         ranged: bool,
     ) -> BoxFuture<'_, Option<OpenNar>>;
+
+    /// Returns what this machine's own store has of a path, as far as `audience` may know.
+    fn local(
+        &self,
+        path_hash: StorePathHash,
+        audience: Audience,
+    ) -> BoxFuture<'_, Option<PathInfo>>;
+
+    /// Opens the NAR of a path that [`Substituter::local`] returned.
+    fn open_local(
+        &self,
+        path_hash: StorePathHash,
+        audience: Audience,
+    ) -> BoxFuture<'_, Option<OpenNar>>;
+}
+
+/// Who asks the HTTP face, as its socket says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// A program on this machine.
+    ThisMachine,
+    /// Another host on the local network, by its address: it gets what is offered to peers.
+    Network(IpAddr),
 }
 
 /// A trusted answer to a narinfo request.

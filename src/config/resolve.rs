@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::PathBuf};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{
-    Config, ConfigError, Given, Layer, Mode, Origin, Shown, Sources, Surroundings, file,
+    Config, ConfigError, Given, Layer, Mode, Origin, Relay, Shown, Sources, Surroundings, file,
     places::CONTROL_SOCKET_NAME,
     setting::{self, Availability, Kind, Setting},
     value,
@@ -55,6 +55,7 @@ pub(super) fn resolve(
         })?,
         trackers: Vec::new(),
         mode: values.one(&setting::MODE, mode)?,
+        lan_discovery: values.one(&setting::LAN_DISCOVERY, value::switch)?,
         relay: values.all(&setting::RELAY, value::relay)?,
         iroh_bind: values.optional(&setting::IROH_BIND, |text| {
             text.parse().map_err(|_| {
@@ -79,15 +80,48 @@ pub(super) fn resolve(
         scan_interval: values.one(&setting::SCAN_INTERVAL, value::duration)?.into(),
         state_dir,
     };
-    let config = Config {
-        scan_interval: config.scan_interval.filter(|interval| !interval.is_zero()),
-        ..config
-    };
+    let config = within_the_network(
+        Config {
+            scan_interval: config.scan_interval.filter(|interval| !interval.is_zero()),
+            ..config
+        },
+        winners,
+    )?;
     let shown = setting::ALL
         .iter()
         .map(|setting| show(setting, winners, &config, state_dir_origin))
         .collect();
     Ok((config, shown))
+}
+
+/// In LAN mode defaults that leave the local network are off, and asking for such is an error.
+fn within_the_network(config: Config, winners: &Layer) -> Result<Config, ConfigError> {
+    if config.mode != Mode::Lan {
+        return Ok(config);
+    }
+    let given = |setting: &Setting| {
+        winners
+            .get(setting)
+            .filter(|given| !given.values.iter().all(|text| value::is_off(text)))
+    };
+    let relay = given(&setting::RELAY).filter(|given| given.values != ["default"]);
+    if let Some(given) = relay {
+        return Err(ConfigError::Value {
+            place: given.place(&setting::RELAY),
+            reason: "in LAN mode nothing leaves the local network: leave it out or set it to `off`"
+                .to_owned(),
+        });
+    }
+    let upstream_caches = match given(&setting::UPSTREAM_CACHE) {
+        Some(_) => config.upstream_caches,
+        None => Vec::new(),
+    };
+    Ok(Config {
+        lan_discovery: true,
+        relay: Relay::Off,
+        upstream_caches,
+        ..config
+    })
 }
 
 fn refuse_what_cannot_be(setting: &Setting, given: Option<&Given>) -> Result<(), ConfigError> {
@@ -209,7 +243,8 @@ fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "auto" => Ok(Mode::Auto),
         "iroh" => Ok(Mode::Iroh),
-        _ => Err(format!("`{text}` is not a mode: use auto or iroh")),
+        "lan" => Ok(Mode::Lan),
+        _ => Err(format!("`{text}` is not a mode: use auto, iroh or lan")),
     }
 }
 

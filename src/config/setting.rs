@@ -108,7 +108,7 @@ macro_rules! settings {
 settings! {
     PORT { flag: "port", short: Some('p'), section: "server", key: "port", kind: Kind::Number, default: "12304",
         value_name: "PORT", heading: SERVING,
-        help: "Port of the substituter on 127.0.0.1; 0 takes any free one" }
+        help: "Port of the substituter on 127.0.0.1 (and on the local network with --lan-discovery or --mode lan); 0 takes any free one" }
     PRIORITY { flag: "priority", section: "server", key: "priority", kind: Kind::Number, default: "5",
         value_name: "N", heading: SERVING,
         help: "Priority that Nix is told: lower is asked earlier (cache.nixos.org has 40)" }
@@ -120,15 +120,14 @@ settings! {
     PEER { flag: "peer", key: "peers", kind: Kind::List, value_name: "TICKET", heading: PEERS,
         help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
     MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,
-        help: "How peers are reached; `auto` is iroh",
-        availability: not_yet("LAN mode", &["auto", "iroh"]) }
+        help: "How peers are reached; `auto` is iroh; `lan`: on the local network alone, nothing leaves it (no relay, no DNS, no tracker; upstream caches only where given)" }
     RELAY { flag: "relay", key: "relays", kind: Kind::List, default: "default", value_name: "default|off|URL",
         heading: PEERS,
         help: "Relays for peers that can't reach each other directly; `off`: none, and no DNS and pkarr either (repeatable)" }
     IROH_BIND { flag: "iroh-bind", key: "iroh_bind", value_name: "ADDR:PORT", heading: PEERS,
         help: "Where iroh's UDP socket binds [default: port 12306, any free one where that is taken]" }
     LAN_DISCOVERY { flag: "lan-discovery", key: "lan_discovery", kind: Kind::Switch, default: "false", heading: PEERS,
-        help: "Find peers on the local network beside iroh", availability: not_yet("LAN discovery", &[]) }
+        help: "Find peers on the local network too, and serve it what is offered over HTTP" }
     TRACKER { flag: "tracker", short: Some('t'), section: "tracker", key: "url", kind: Kind::List,
         value_name: "URL|none", heading: PEERS, help: "A tracker; `none`: without one (repeatable)",
         availability: not_yet("a tracker", &[]) }

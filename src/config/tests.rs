@@ -284,8 +284,8 @@ fn errors_say_where_what_and_what_to_do() {
             "user.toml:1: mode: `wan` is not one of auto, iroh, lan",
         ),
         (
-            "mode = \"lan\"\n",
-            "user.toml:1: mode: LAN mode is not in this build yet: leave it out or set it to `auto`",
+            "mode = \"lan\"\nrelays = [\"https://relay.example\"]\n",
+            "user.toml:2: relays: in LAN mode nothing leaves the local network: leave it out or set it to `off`",
         ),
         (
             "iroh_bind = \"12306\"\n",
@@ -332,8 +332,6 @@ fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
     for (setting, value) in [
         (&setting::TRACKER, "https://sophronesis.dev/peerix"),
         (&setting::PEER_ID, "host"),
-        (&setting::MODE, "lan"),
-        (&setting::LAN_DISCOVERY, "true"),
         (&setting::SWARM, "mine"),
         (&setting::SWARM_SECRET_FILE, "/x"),
         (&setting::PROXY_UPSTREAM, "true"),
@@ -371,6 +369,26 @@ fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
     ] {
         Lab::new().flag(setting, &[value]).load();
     }
+}
+
+#[test]
+fn lan_mode_switches_off_what_leaves_the_network_and_keeps_what_was_asked_for() {
+    let lan = || Lab::new().flag(&setting::MODE, &["lan"]);
+    let config = lan().load().config;
+    assert_eq!((config.mode, config.lan_discovery), (Mode::Lan, true));
+    assert_eq!(config.relay, Relay::Off);
+    assert!(config.upstream_caches.is_empty() && config.trackers.is_empty());
+    let config = lan()
+        .flag(&setting::UPSTREAM_CACHE, &["https://cache.lan"])
+        .flag(&setting::RELAY, &["default"])
+        .load()
+        .config;
+    assert_eq!(config.upstream_caches, ["https://cache.lan"]);
+    assert_eq!(config.relay, Relay::Off);
+    let beside = Lab::new().user("lan_discovery = true\n").load().config;
+    assert_eq!((beside.mode, beside.lan_discovery), (Mode::Auto, true));
+    assert_eq!(beside.relay, Relay::Default);
+    assert!(!Lab::new().load().config.lan_discovery);
 }
 
 #[test]

@@ -19,7 +19,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::served::Served;
 use crate::{
+    config::Mode,
     control::{
         DroppedNar, OperationError, Operations, Progress, ScanSummary, ShareHow, Shared,
         SharedPath, VerifySummary,
@@ -31,7 +33,7 @@ use crate::{
     peer::peers::Peers,
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
-    substituter::{NarInfoAnswer, OpenNar, Substituter},
+    substituter::{Audience, NarInfoAnswer, OpenNar, Substituter},
     ticket::Ticket,
     transfer::Transfers,
     trust::Trust,
@@ -101,6 +103,9 @@ pub(super) struct Parts {
     pub(super) no_verify: bool,
     pub(super) trust: Trust,
     pub(super) state_dir: Arc<StateDir>,
+    pub(super) served: Served,
+    pub(super) mode: Mode,
+    pub(super) lan_discovery: bool,
 }
 
 /// The running node.
@@ -265,6 +270,22 @@ impl Substituter for Node {
             .open(path_hash, nar_hash, ranged)
             .boxed()
     }
+
+    fn local(
+        &self,
+        path_hash: StorePathHash,
+        audience: Audience,
+    ) -> BoxFuture<'_, Option<PathInfo>> {
+        self.parts.served.info(path_hash, audience).boxed()
+    }
+
+    fn open_local(
+        &self,
+        path_hash: StorePathHash,
+        audience: Audience,
+    ) -> BoxFuture<'_, Option<OpenNar>> {
+        self.parts.served.open(path_hash, audience).boxed()
+    }
 }
 
 impl StatusSource for Node {
@@ -277,13 +298,16 @@ impl StatusSource for Node {
             _ => Value::Null,
         };
         json!({
-            "mode": "iroh",
+            "mode": match self.parts.mode {
+                Mode::Lan => "lan",
+                Mode::Auto | Mode::Iroh => "iroh",
+            },
             "version": env!("CARGO_PKG_VERSION"),
             "node_id": self.endpoint_id().to_string(),
             "known_peers": known,
             "connected_peers": connected,
             "tracker_url": Value::Null,
-            "lan_discovery": false,
+            "lan_discovery": self.parts.lan_discovery,
             "relay_url": relay_url,
             "direct_addrs": direct_addrs,
             "no_verify": self.parts.no_verify,

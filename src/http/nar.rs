@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use super::HttpState;
 use super::body::{NarBytes, ResponseBody};
-use super::connection::Activity;
+use super::connection::{Activity, NarSlot};
 use super::range::{ByteRange, Selected};
 use super::respond::Refusal;
+use crate::substituter::OpenNar;
 
 /// Answers with the NAR, with a range of it, or with 404 where it can't be had.
 ///
@@ -44,6 +45,17 @@ pub(super) async fn answer(
     };
     let opened = timeout(state.limits.nar_deadline, opening).await;
     let (slot, nar) = opened.ok().flatten().ok_or(Refusal::NotFound)?;
+    send(state, wanted, &etag, slot, nar)
+}
+
+/// Answers with what was asked for of an opened NAR.
+pub(super) fn send(
+    state: &HttpState,
+    wanted: ByteRange,
+    etag: &str,
+    slot: NarSlot,
+    nar: OpenNar,
+) -> Result<Response<ResponseBody>, Refusal> {
     let (status, range) = match wanted.select(nar.size) {
         Selected::Whole => (StatusCode::OK, 0..nar.size),
         Selected::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -62,7 +74,7 @@ pub(super) async fn answer(
     let metrics = Arc::clone(&state.metrics);
     let pieces = nar.body.stream(range);
     let bytes = NarBytes::new(pieces, length, reaches_the_end, metrics, slot);
-    let mut response = response(status, &etag, length, ResponseBody::nar(bytes));
+    let mut response = response(status, etag, length, ResponseBody::nar(bytes));
     if status == StatusCode::PARTIAL_CONTENT
         && let Ok(value) = HeaderValue::try_from(content_range)
     {
@@ -89,7 +101,7 @@ async fn known_size(
     .ok_or(Refusal::NotFound)
 }
 
-fn response(
+pub(super) fn response(
     status: StatusCode,
     etag: &str,
     length: u64,

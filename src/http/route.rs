@@ -1,6 +1,8 @@
 //! Which resource a request's path names.
 
-use peerix_store::nix::{NarHash, StorePathHash};
+use peerix_store::nix::{NarHash, StorePath, StorePathHash};
+
+use crate::narinfo::older;
 
 /// Length of a NAR hash in nixbase32.
 const NAR_HASH_CHARS: usize = 52;
@@ -11,6 +13,10 @@ pub(super) enum Route {
     CacheInfo,
     NarInfo(StorePathHash),
     Nar(NarHash),
+    /// The own store's narinfo, as older clients ask for it.
+    LocalNarInfo(StorePathHash),
+    /// The own store's NAR under the name that older clients know.
+    LocalNar(StorePathHash),
     Health,
     Metrics,
     Status,
@@ -30,12 +36,38 @@ impl Route {
             _ => {
                 let path = path.strip_prefix('/')?;
                 if let Some(hash) = path.strip_suffix(".narinfo") {
-                    return Some(Self::NarInfo(path_hash(hash)?));
+                    return match hash.strip_prefix("local/") {
+                        Some(hash) => Some(Self::LocalNarInfo(path_hash(hash)?)),
+                        None => Some(Self::NarInfo(path_hash(hash)?)),
+                    };
                 }
-                let hash = path.strip_prefix("nar/")?.strip_suffix(".nar")?;
-                Some(Self::Nar(nar_hash(hash)?))
+                if let Some(name) = path.strip_prefix("local/nar/") {
+                    return local_nar(name);
+                }
+                let name = path.strip_prefix("nar/")?;
+                match name.strip_suffix(".nar").and_then(nar_hash) {
+                    Some(nar_hash) => Some(Self::Nar(nar_hash)),
+                    None => local_nar(name),
+                }
             }
         }
+    }
+
+    /// Returns whether other hosts on the local network may have it.
+    pub(super) fn is_for_the_network(self, path: &str) -> bool {
+        match self {
+            Self::CacheInfo | Self::LocalNarInfo(_) => true,
+            Self::LocalNar(_) => path.starts_with("/local/"),
+            _ => false,
+        }
+    }
+
+    /// Returns whether Nix takes it for an answer about a path: such are 404 where refused.
+    pub(super) const fn is_about_a_path(self) -> bool {
+        matches!(
+            self,
+            Self::NarInfo(_) | Self::Nar(_) | Self::LocalNarInfo(_) | Self::LocalNar(_)
+        )
     }
 
     /// Returns the name that metrics use.
@@ -44,12 +76,27 @@ impl Route {
             Self::CacheInfo => "nix-cache-info",
             Self::NarInfo(_) => "narinfo",
             Self::Nar(_) => "nar",
+            Self::LocalNarInfo(_) => "local-narinfo",
+            Self::LocalNar(_) => "local-nar",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Status => "status",
             Self::Peers => "peers",
         }
     }
+}
+
+/// The store path in the last part of `path`, a route of [`Route::LocalNar`].
+pub(super) fn local_nar_path(path: &str) -> Option<StorePath> {
+    older::store_path_of_nar_name(path.rsplit('/').next()?)
+}
+
+fn local_nar(name: &str) -> Option<Route> {
+    if name.contains('/') {
+        return None;
+    }
+    let store_path = older::store_path_of_nar_name(name)?;
+    Some(Route::LocalNar(StorePathHash::from(&store_path)))
 }
 
 /// Parses the query of a NAR's URL: `hash=<store path hash>` and nothing else.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -24,8 +26,10 @@ use super::limits::HttpLimits;
 use super::respond::Refusal;
 use super::route::{self, Route};
 use super::stream::ClientStream;
-use super::{HttpState, cache_info, guard, health, metrics, nar, narinfo, peers, status};
+use super::{HttpState, cache_info, guard, health, local, metrics, nar, narinfo, peers, status};
+use crate::lan;
 use crate::metrics::{HttpLabels, Metrics};
+use crate::substituter::Audience;
 
 /// Pause after the system refused to hand out a connection, which it will do again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -50,6 +54,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let connections = Connections::new(state.limits, Arc::clone(&state.metrics));
     let state = Arc::new(state);
+    let strangers = Arc::new(Semaphore::new(lan::limits::HTTP_CONNECTIONS));
     let mut tasks = JoinSet::new();
     let mut refused = Refused::default();
     loop {
@@ -58,11 +63,15 @@ pub async fn serve(
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => note_end(&ended, &state.metrics),
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => {
+                Ok((socket, from)) => {
+                    // Whoever is neither here nor near is not talked to.
+                    let Some(client) = Client::of(&socket, from.ip(), &state, &strangers) else {
+                        continue;
+                    };
                     let Some(activity) = stop.run_until_cancelled(connections.admit()).await else {
                         break;
                     };
-                    let work = connection(socket, activity, Arc::clone(&state), stop.clone());
+                    let work = connection(socket, client, activity, Arc::clone(&state), stop.clone());
                     tasks.spawn(work);
                 }
                 Err(error) => refused.note(&error, &state.metrics).await,
@@ -86,6 +95,54 @@ pub async fn serve(
     }
     tasks.shutdown().await;
     Ok(())
+}
+
+/// Who is at the other end of a connection, as the socket says.
+struct Client {
+    audience: Audience,
+    /// The address of this machine that it is connected to.
+    own: Option<IpAddr>,
+    /// The place of a client from the network.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Client {
+    fn of(
+        socket: &TcpStream,
+        from: IpAddr,
+        state: &HttpState,
+        strangers: &Arc<Semaphore>,
+    ) -> Option<Self> {
+        let from = from.to_canonical();
+        let own = socket
+            .local_addr()
+            .ok()
+            .map(|addr| addr.ip().to_canonical());
+        let Some(networks) = &state.networks else {
+            return Some(Self {
+                audience: Audience::ThisMachine,
+                own,
+                _place: None,
+            });
+        };
+        // No other host's packets come in under this machine's own addresses.
+        if from.is_loopback() || own == Some(from) {
+            return Some(Self {
+                audience: Audience::ThisMachine,
+                own,
+                _place: None,
+            });
+        }
+        if !networks.is_local(from) {
+            return None;
+        }
+        let place = Arc::clone(strangers).try_acquire_owned().ok()?;
+        Some(Self {
+            audience: Audience::Network(from),
+            own,
+            _place: Some(place),
+        })
+    }
 }
 
 /// Failed accepts, which come in long rows.
@@ -117,6 +174,7 @@ fn note_end(ended: &Result<(), JoinError>, metrics: &Metrics) {
 
 async fn connection(
     socket: TcpStream,
+    client: Client,
     activity: Admitted,
     state: Arc<HttpState>,
     stop: CancellationToken,
@@ -128,7 +186,7 @@ async fn connection(
     let stream = ClientStream::new(socket, Arc::clone(&activity), state.limits.stall_timeout);
     let service = service_fn(|request| {
         let request_guard = activity.begin_request();
-        let answer = answer(&state, &activity, request);
+        let answer = answer(&state, &client, &activity, request);
         async move { Ok::<_, Infallible>(answer.await.map(|body| body.holding(request_guard))) }
     });
     let serving = protocol(&state.limits).serve_connection(TokioIo::new(stream), service);
@@ -165,11 +223,12 @@ fn protocol(limits: &HttpLimits) -> http1::Builder {
 /// Answers one request. Whatever goes wrong in here is a miss for Nix.
 async fn answer(
     state: &HttpState,
+    client: &Client,
     activity: &Arc<Activity>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let route = Route::parse(request.uri().path());
-    let outcome = match AssertUnwindSafe(dispatch(state, activity, &request, route))
+    let outcome = match AssertUnwindSafe(dispatch(state, client, activity, &request, route))
         .catch_unwind()
         .await
     {
@@ -194,22 +253,46 @@ async fn answer(
 
 async fn dispatch(
     state: &HttpState,
+    client: &Client,
     activity: &Arc<Activity>,
     request: &Request<Incoming>,
     route: Option<Route>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
-    guard::admit(request.uri(), headers)?;
+    guard::admit(request.uri(), headers, client.own)?;
     if method != Method::GET && method != Method::HEAD {
         return Err(Refusal::MethodNotAllowed);
     }
     // Logs, listings, debug info and realisations, which Nix asks caches for, are not here.
-    match route.ok_or(Refusal::NotFound)? {
+    let route = route.ok_or(Refusal::NotFound)?;
+    let path = request.uri().path();
+    if client.audience != Audience::ThisMachine && !route.is_for_the_network(path) {
+        return Err(match route.is_about_a_path() {
+            true => Refusal::NotFound,
+            false => Refusal::Forbidden,
+        });
+    }
+    match route {
         Route::CacheInfo => Ok(cache_info::answer(state, method)),
         Route::NarInfo(path_hash) => narinfo::answer(state, method, path_hash).await,
         Route::Nar(nar_hash) => {
             let path_hash = route::nar_query(request.uri().query()).ok_or(Refusal::NotFound)?;
             nar::answer(state, activity, method, headers, nar_hash, path_hash).await
+        }
+        Route::LocalNarInfo(path_hash) => {
+            local::narinfo(state, method, path_hash, client.audience).await
+        }
+        Route::LocalNar(_) => {
+            let store_path = route::local_nar_path(path).ok_or(Refusal::NotFound)?;
+            local::nar(
+                state,
+                activity,
+                method,
+                headers,
+                &store_path,
+                client.audience,
+            )
+            .await
         }
         Route::Health => Ok(health::answer(state, method)),
         Route::Metrics => Ok(metrics::answer(state, method)),

@@ -15,7 +15,28 @@ use tokio::time::timeout_at;
 use tracing::debug;
 
 use super::Lookup;
-use crate::limits;
+use crate::{limits, transfer::whole::WholeNarSource};
+
+/// When a source is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    /// Beside all other peers.
+    Peers,
+    /// Once those said no.
+    Everybody,
+    /// After all peers.
+    Caches,
+}
+
+impl Tier {
+    fn of(source: &dyn WholeNarSource) -> Self {
+        match (source.is_peer(), source.asks_everybody()) {
+            (true, false) => Self::Peers,
+            (true, true) => Self::Everybody,
+            (false, _) => Self::Caches,
+        }
+    }
+}
 
 impl Lookup {
     /// What is trusted of the NAR `nar_hash` of a path: from memory, or from a source asked now.
@@ -52,8 +73,14 @@ impl Lookup {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now) / 2;
         let peers = async {
-            let older = self.ask_sources(path_hash, true, deadline);
-            first_some(from_peers, older).await
+            let older = self.ask_sources(path_hash, Tier::Peers, deadline);
+            match first_some(from_peers, older).await {
+                Some(found) => Some(found),
+                None => {
+                    let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
+                    self.ask_sources(path_hash, Tier::Everybody, until).await
+                }
+            }
         };
         let others = self
             .0
@@ -69,7 +96,7 @@ impl Lookup {
             return Some(found);
         }
         let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
-        let upstream = self.ask_sources(path_hash, false, until);
+        let upstream = self.ask_sources(path_hash, Tier::Caches, until);
         match first {
             Ok(_) => upstream.await,
             Err(_) => first_some(peers, upstream).await,
@@ -85,25 +112,31 @@ impl Lookup {
         if !self.0.sources.iter().any(|source| source.is_peer()) {
             return paths.is_empty();
         }
-        let all = paths
-            .iter()
-            .map(|path_hash| self.ask_sources(*path_hash, true, deadline));
+        let all = paths.iter().map(|path_hash| async move {
+            match self.ask_sources(*path_hash, Tier::Peers, deadline).await {
+                Some(found) => Some(found),
+                None => {
+                    let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
+                    self.ask_sources(*path_hash, Tier::Everybody, until).await
+                }
+            }
+        });
         let found: Vec<_> = all.collect::<FuturesUnordered<_>>().collect().await;
         found.iter().all(Option::is_some)
     }
 
-    /// The first trusted answer of the sources that are peers, or of those that are not.
+    /// The first trusted answer of the sources of `tier`.
     async fn ask_sources(
         &self,
         path_hash: StorePathHash,
-        peers: bool,
+        tier: Tier,
         deadline: Instant,
     ) -> Option<PathInfo> {
         let mut asked: FuturesUnordered<_> = self
             .0
             .sources
             .iter()
-            .filter(|source| source.is_peer() == peers && source.tells_nix())
+            .filter(|source| Tier::of(source.as_ref()) == tier && source.tells_nix())
             .map(|source| source.path_info(path_hash))
             .collect();
         while let Ok(Some(answer)) = timeout_at(deadline.into(), asked.next()).await {

@@ -8,7 +8,7 @@ use iroh::{
     endpoint::{BindOpts, PortmapperConfig, presets},
 };
 
-use super::admission::Admission;
+use super::{admission::Admission, open::OpenConnections};
 use crate::config::Relay;
 
 /// The UDP port that the firewall opens for iroh.
@@ -37,7 +37,8 @@ pub enum BindError {
 /// Binds the endpoint; without `bind` on [`DEFAULT_PORT`], or any free port where that is taken.
 ///
 /// `known` is where addresses of peers are put that tickets and configuration name; `admission`
-/// says with whom connections are made at all.
+/// says with whom connections are made at all, and `open` hears
+/// of each.
 ///
 /// # Errors
 /// [`BindError`] where no socket can be bound.
@@ -47,6 +48,7 @@ pub async fn bind(
     bind: Option<SocketAddr>,
     known: MemoryLookup,
     admission: Admission,
+    open: OpenConnections,
 ) -> Result<Endpoint, BindError> {
     let builder = || {
         let builder = match relays {
@@ -61,6 +63,7 @@ pub async fn bind(
             .secret_key(secret_key.clone())
             .address_lookup(known.clone())
             .hooks(admission.clone())
+            .hooks(open.clone())
     };
     if let Some(addr) = bind {
         let reason = |error: &dyn std::fmt::Display| BindError::Address {

@@ -1,8 +1,11 @@
 //! The peers this machine knows, a kept connection to each, and what became of asking them.
 //!
-//! Every source of peers (configuration and tickets now; the local network, gossip and a tracker
-//! when they are there) calls [`Peers::add`]. A peer is connected to in the background and again
+//! Every source of peers (configuration and tickets now; gossip and a tracker when they are there)
+//! calls [`Peers::add`]; the local network, where anybody can claim to be anybody, calls
+//! [`Peers::add_found`] and takes back what it added. A peer is connected to in the background and again
 //! with back-off, so that a dead one costs a lookup nothing.
+
+mod found;
 
 use std::{
     collections::HashMap,
@@ -25,10 +28,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span};
 
+use peerix_store::nix::StorePathHash;
+
 use super::{
     blobs::{BlobConnection, Frames},
     lookup::{Claim, Mode},
     lookup_client::{self, Wanted},
+    open::OpenConnections,
     score::{Fault, Score},
     wire::{
         self,
@@ -67,6 +73,10 @@ pub struct Peer {
     retry: Notify,
     /// Blob requests that this machine may have under way with it.
     pub(crate) streams: Semaphore,
+    /// It is known from elsewhere than the local network: it stays.
+    kept: AtomicBool,
+    is_probed: AtomicBool,
+    gone: CancellationToken,
 }
 
 /// Connections on one ALPN that are made when they are needed.
@@ -80,6 +90,9 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     endpoint: Endpoint,
     known: MemoryLookup,
+    found: MemoryLookup,
+    reach: Reach,
+    open: OpenConnections,
     connect_timeout: Duration,
     wire_compression: WireCompression,
     decoders: Arc<Semaphore>,
@@ -89,18 +102,36 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// How far away peers may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Anywhere.
+    Anywhere,
+    /// On the local network: no other address is dialled.
+    LocalNetwork,
+}
+
 impl Peers {
     /// Makes an empty set of peers that are dialled from `endpoint`.
     pub fn new(
         endpoint: Endpoint,
         known: MemoryLookup,
+        reach: Reach,
+        open: OpenConnections,
         connect_timeout: Duration,
         wire_compression: WireCompression,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let found = MemoryLookup::with_provenance("lan");
+        if let Ok(lookups) = endpoint.address_lookup() {
+            lookups.add(found.clone());
+        }
         Self(Arc::new(Inner {
             endpoint,
             known,
+            found,
+            reach,
+            open,
             connect_timeout: connect_timeout.min(limits::CONNECT_TIMEOUT),
             wire_compression,
             decoders: Arc::new(Semaphore::new(limits::WIRE_DECODER_MEMORY / 1024)),
@@ -112,16 +143,24 @@ impl Peers {
     }
 
     /// Adds a peer, or addresses of a known one; returns false for this machine itself.
-    pub fn add(&self, addr: EndpointAddr) -> bool {
-        if addr.id == self.0.endpoint.id() || self.0.stop.is_cancelled() {
-            return false;
+    pub fn add(&self, mut addr: EndpointAddr) -> bool {
+        if self.0.reach == Reach::LocalNetwork {
+            addr.addrs.retain(found::stays_local);
         }
         let id = addr.id;
-        if !addr.addrs.is_empty() {
+        if !addr.addrs.is_empty() && id != self.0.endpoint.id() {
             self.0.known.add_endpoint_info(addr);
+        }
+        self.start(id, true)
+    }
+
+    fn start(&self, id: EndpointId, kept: bool) -> bool {
+        if id == self.0.endpoint.id() || self.0.stop.is_cancelled() {
+            return false;
         }
         let mut peers = lock(&self.0.peers);
         if let Some(peer) = peers.get(&id) {
+            peer.kept.fetch_or(kept, Ordering::Relaxed);
             peer.retry.notify_one();
             return true;
         }
@@ -138,6 +177,9 @@ impl Peers {
             wire: Arc::default(),
             retry: Notify::new(),
             streams: Semaphore::new(limits::STREAMS_PER_PEER),
+            kept: AtomicBool::new(kept),
+            is_probed: AtomicBool::new(false),
+            gone: self.0.stop.child_token(),
         });
         peers.insert(id, peer.clone());
         let span = debug_span!("peer", id = %id.fmt_short());
@@ -148,11 +190,10 @@ impl Peers {
 
     /// Keeps the lookup connection of `peer` until the daemon stops.
     async fn keep(self, peer: Arc<Peer>, mut wanted: mpsc::Receiver<Wanted>) {
-        let stop = self.0.stop.clone();
+        let gone = peer.gone.clone();
         let keep = async {
             loop {
-                let connecting = self.connect(peer.id, super::lookup::ALPN);
-                let wait = match connecting.await {
+                let wait = match self.connect_anew(&peer).await {
                     Ok(connection) => {
                         debug!("connected");
                         peer.silent.store(false, Ordering::Relaxed);
@@ -178,10 +219,20 @@ impl Peers {
             }
         };
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = gone.cancelled() => {}
             () = keep => {}
         }
         peer.link.send_replace(Link::Down);
+    }
+
+    /// Connects, from the start again where news of its addresses come meanwhile.
+    async fn connect_anew(&self, peer: &Peer) -> Result<Connection, Fault> {
+        loop {
+            tokio::select! {
+                connected = self.connect(peer.id, super::lookup::ALPN) => return connected,
+                () = peer.retry.notified() => {}
+            }
+        }
     }
 
     async fn connect(&self, id: EndpointId, alpn: &[u8]) -> Result<Connection, Fault> {
@@ -277,6 +328,13 @@ impl Peers {
     /// The peer `id`, where it is known.
     pub fn get(&self, id: EndpointId) -> Option<Arc<Peer>> {
         lock(&self.0.peers).get(&id).cloned()
+    }
+
+    /// Whether `id` is connected now.
+    pub fn is_connected(&self, id: EndpointId) -> bool {
+        lock(&self.0.peers)
+            .get(&id)
+            .is_some_and(|peer| peer.is_up())
     }
 
     /// The peers worth asking now, best first, at most [`limits::LOOKUP_PEERS`].
@@ -381,11 +439,7 @@ impl Peer {
     /// Asks for one path; waits for the answer however long it takes (the caller has a deadline).
     ///
     /// Returns `None` where the peer can't be asked or its answer was of no use.
-    pub async fn lookup(
-        &self,
-        mode: Mode,
-        path_hash: peerix_store::nix::StorePathHash,
-    ) -> Option<Claim> {
+    pub async fn lookup(&self, mode: Mode, path_hash: StorePathHash) -> Option<Claim> {
         if matches!(*self.link.borrow(), Link::Down) {
             return None;
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -55,7 +56,28 @@ pub struct UploadLimits {
 struct State {
     all: Option<Bucket>,
     public: Option<Bucket>,
-    peers: HashMap<EndpointId, Bucket>,
+    peers: HashMap<Receiver, Bucket>,
+}
+
+/// To whom bytes are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Receiver {
+    /// A peer.
+    Peer(EndpointId),
+    /// A host on the local network that asks over HTTP.
+    Host(IpAddr),
+}
+
+impl From<EndpointId> for Receiver {
+    fn from(id: EndpointId) -> Self {
+        Self::Peer(id)
+    }
+}
+
+impl From<IpAddr> for Receiver {
+    fn from(ip: IpAddr) -> Self {
+        Self::Host(ip)
+    }
 }
 
 impl UploadLimits {
@@ -97,7 +119,13 @@ impl UploadLimits {
     }
 
     /// Takes `bytes` for `peer` and returns how long to wait before sending them.
-    pub fn reserve(&self, peer: EndpointId, public: bool, bytes: u64, now: Instant) -> Duration {
+    pub fn reserve(
+        &self,
+        peer: impl Into<Receiver>,
+        public: bool,
+        bytes: u64,
+        now: Instant,
+    ) -> Duration {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut wait = Duration::ZERO;
         if let Some(bucket) = state.all.as_mut() {
@@ -110,14 +138,17 @@ impl UploadLimits {
             if state.peers.len() > limits::CONNECTIONS {
                 state.peers.retain(|_, bucket| !bucket.is_idle(now));
             }
-            let bucket = state.peers.entry(peer).or_insert_with(|| Bucket::new(rate));
+            let bucket = state
+                .peers
+                .entry(peer.into())
+                .or_insert_with(|| Bucket::new(rate));
             wait = wait.max(bucket.reserve(bytes, now));
         }
         wait
     }
 
     /// Waits until `bytes` may be sent to `peer`. Cancel safe: the bytes count as sent.
-    pub async fn wait(&self, peer: EndpointId, public: bool, bytes: u64) {
+    pub async fn wait(&self, peer: impl Into<Receiver>, public: bool, bytes: u64) {
         let wait = self.reserve(peer, public, bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;

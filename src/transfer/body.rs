@@ -10,10 +10,10 @@ use super::{State, Transfer};
 use crate::{limits, substituter::NarBody};
 
 /// A NAR out of the own store.
-pub(super) struct LocalBody {
-    pub(super) reader: NarReader,
+pub(crate) struct LocalBody {
+    pub(crate) reader: NarReader,
     /// Until it is read.
-    pub(super) kept: Option<KeptPath>,
+    pub(crate) kept: Option<KeptPath>,
 }
 
 impl NarBody for LocalBody {

@@ -26,6 +26,12 @@ pub trait WholeNarSource: Send + Sync + 'static {
     /// peers' bytes. Else it is asked after them.
     fn is_peer(&self) -> bool;
 
+    /// Whether a question to it is one to everybody on a network: it is asked for a path once all
+    /// other peers said no.
+    fn asks_everybody(&self) -> bool {
+        false
+    }
+
     /// Whether Nix may be told of a path that only this source knows.
     fn tells_nix(&self) -> bool {
         true

@@ -8,6 +8,7 @@
 
 pub mod hostile;
 pub mod http;
+pub mod network;
 pub mod nix_store;
 pub mod older;
 pub mod peer;

@@ -68,6 +68,14 @@ impl PeerOptions {
         }
     }
 
+    /// A peer with nothing configured, as a person starts it.
+    pub fn plain(store: &NixStore) -> PeerOptions {
+        PeerOptions {
+            defaults: Vec::new(),
+            ..PeerOptions::new(store)
+        }
+    }
+
     /// Gives `--name value` instead of what every test's daemon has.
     pub fn replace_flag(mut self, name: &str, value: &str) -> PeerOptions {
         self.defaults.retain(|(known, _)| known != name);

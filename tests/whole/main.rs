@@ -19,6 +19,8 @@ mod costs;
 mod derivations;
 mod disk_faults;
 mod http_faults;
+mod lan;
+mod lan_older;
 mod lifecycle;
 mod limits;
 mod lying_peers;

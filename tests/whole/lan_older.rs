@@ -1,0 +1,528 @@
+//! The older program's protocols on the local network, both roles, byte for byte.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use data_encoding::BASE64;
+use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
+
+use crate::support::{
+    http::{self, Answer},
+    network::{Host, Network},
+    nix_store::{Key, NixStore, PathSpec, hash_part, store_path_named},
+    peer::{Peer, PeerOptions, field, fields},
+    tree::Node,
+    wait_for,
+};
+
+/// The port of everything.
+const PORT: u16 = 12304;
+
+/// Long enough for an answer that comes.
+const ANSWERED: Duration = Duration::from_secs(10);
+
+/// Long enough for an answer that should not come, since others came in far less.
+const SILENCE: Duration = Duration::from_millis(400);
+
+fn lan(store: &NixStore, key: &Key) -> PeerOptions {
+    PeerOptions::plain(store)
+        .flag("mode", "lan")
+        .flag("public-cache-key", &key.public)
+        .trust(&key.public)
+}
+
+fn start(host: &Host, options: PeerOptions) -> Peer {
+    host.inside(move || options.start())
+}
+
+/// What the older program sends.
+fn request(id: u32, hash: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend(id.to_be_bytes());
+    bytes.extend(hash.bytes());
+    assert_eq!(bytes.len(), 37);
+    bytes
+}
+
+/// What it answers.
+fn response(id: u32, port: u16, hash: &str) -> Vec<u8> {
+    let mut bytes = vec![1];
+    bytes.extend(id.to_be_bytes());
+    bytes.extend(u32::from(port).to_be_bytes());
+    bytes.extend(format!("local/{hash}.narinfo").bytes());
+    assert_eq!(bytes.len(), 55);
+    bytes
+}
+
+/// A socket like the older program's.
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind(("0.0.0.0", PORT)).expect("a socket");
+    socket.set_broadcast(true).expect("a socket");
+    socket
+}
+
+fn receive(socket: &UdpSocket, patience: Duration) -> Option<(Vec<u8>, SocketAddr)> {
+    socket.set_read_timeout(Some(patience)).expect("a socket");
+    let mut buffer = [0; 2000];
+    let (length, from) = socket.recv_from(&mut buffer).ok()?;
+    Some((buffer[..length].to_vec(), from))
+}
+
+/// The next answer; our own broadcasts come back to whoever sends them.
+fn receive_answer(socket: &UdpSocket, patience: Duration) -> Option<(Vec<u8>, SocketAddr)> {
+    let until = Instant::now() + patience;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        let received = receive(socket, left.max(Duration::from_millis(1)))?;
+        if received.1 != SocketAddr::from(([10, 77, 0, 2], PORT)) {
+            return Some(received);
+        }
+    }
+    None
+}
+
+/// Asks everybody, and returns what is answered at once.
+fn answer_to(socket: &UdpSocket, bytes: &[u8]) -> Option<(Vec<u8>, SocketAddr)> {
+    socket.send_to(bytes, ("10.77.0.255", PORT)).expect("sent");
+    receive_answer(socket, SILENCE)
+}
+
+fn dropped(host: &Host, peer: &Peer) -> f64 {
+    host.inside(|| peer.metric("peerix_lan_dropped_total").unwrap_or(0.0))
+}
+
+/// A path's NAR as the older program names it.
+fn nar_name(store_path: &str) -> String {
+    format!(
+        "{}.nar",
+        BASE64.encode(store_path.as_bytes()).replace('/', "_")
+    )
+}
+
+#[test]
+fn an_older_peer_is_answered_and_fetches_what_is_offered_alone() {
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [ours, older] = network.hosts() else {
+        unreachable!()
+    };
+    let key = Key::generate("lan-1");
+    let store = NixStore::new();
+    let reference = store.add(PathSpec::new("referred", Node::random(1000, "referred")));
+    let offered = PathSpec::new("offered", Node::random(300_000, "offered"));
+    let offered = store.add(offered.with_references(&[reference]));
+    let private = store.add(PathSpec::new("private", Node::random(1000, "private")));
+    store.sign(&key, &[&offered]);
+    let peer = start(ours, lan(&store, &key));
+    let hash = hash_part(&offered);
+
+    older.inside(|| {
+        let socket = socket();
+        socket
+            .send_to(&request(4, hash), ("10.77.0.255", PORT))
+            .expect("sent");
+        let (answer, from) = receive_answer(&socket, ANSWERED).expect("an answer");
+        assert_eq!(answer, response(4, PORT, hash));
+        assert_eq!(from, "10.77.0.1:12304".parse().expect("an address"));
+        assert_eq!(receive_answer(&socket, SILENCE), None, "a second answer");
+        for absent in [hash_part(&private), hash_part(&store_path_named("absent"))] {
+            assert_eq!(answer_to(&socket, &request(5, absent)), None);
+        }
+
+        let at = |target: &str| http::get(from, target);
+        let narinfo = at(&format!("/local/{hash}.narinfo"));
+        assert_eq!(
+            (narinfo.status, narinfo.header("content-type")),
+            (200, "text/x-nix-narinfo")
+        );
+        let lines = fields(&narinfo.text());
+        let url = field(&lines, "URL").expect("a URL");
+        assert_eq!(url, format!("local/nar/{}", nar_name(&offered)));
+        assert_eq!(field(&lines, "NarHash"), Some(&*store.nar_hash(&offered)));
+        let nar = at(&format!("/{url}"));
+        assert!(nar.complete && nar.status == 200 && nar.body == store.dump(&offered));
+        assert_eq!(at("/nix-cache-info").status, 200);
+        let renamed = offered.replace("-offered", "-renamed");
+        for refused in [
+            format!("/local/{}.narinfo", hash_part(&private)),
+            format!("/local/nar/{}", nar_name(&private)),
+            format!("/local/nar/{}", nar_name(&renamed)),
+            format!("/local/nar/{}", nar_name("/etc/passwd")),
+            format!("/local/nar/../nar/{}", nar_name(&offered)),
+        ] {
+            assert_eq!(at(&refused).status, 404, "{refused}");
+        }
+    });
+    assert_eq!(
+        ours.inside(|| peer.metric("peerix_lan_answers_total")),
+        Some(1.0)
+    );
+    // Programs on the machine itself get all of its own store under these names.
+    ours.inside(|| {
+        assert_eq!(
+            peer.get(&format!("/local/{}.narinfo", hash_part(&private)))
+                .status,
+            200
+        );
+        for place in ["local/nar", "nar"] {
+            let nar = peer.get(&format!("/{place}/{}", nar_name(&private)));
+            assert_eq!(nar.body, store.dump(&private), "{place}");
+        }
+    });
+}
+
+/// FAULTS H6.
+#[test]
+fn another_host_stays_another_host_whatever_its_headers_say() {
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [ours, other] = network.hosts() else {
+        unreachable!()
+    };
+    let key = Key::generate("lan-1");
+    let store = NixStore::new();
+    let path = store.add(PathSpec::new("offered", Node::random(1000, "offered")));
+    store.sign(&key, &[&path]);
+    let peer = start(ours, lan(&store, &key));
+    let narinfo = format!("/{}.narinfo", hash_part(&path));
+    let nar = ours.inside(|| peer.nar_target(&path));
+    let from = |address: &str, target: &str, headers: &[(&str, &str)]| -> Answer {
+        let address = format!("{address}:{PORT}").parse().expect("an address");
+        http::request(address, "GET", target, headers)
+    };
+    let forwarded = [
+        ("X-Forwarded-For", "127.0.0.1"),
+        ("X-Real-IP", "127.0.0.1"),
+        ("Forwarded", "for=127.0.0.1"),
+    ];
+    other.inside(|| {
+        for header in forwarded {
+            for (target, status) in [
+                (&*narinfo, 404),
+                (&*nar, 404),
+                ("/status", 403),
+                ("/metrics", 403),
+                ("/peers", 403),
+                ("/health", 403),
+            ] {
+                assert_eq!(
+                    from("10.77.0.1", target, &[header]).status,
+                    status,
+                    "{target}"
+                );
+            }
+        }
+        let rebound = b"GET /nix-cache-info HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+        let address = "10.77.0.1:12304".parse().expect("an address");
+        assert_eq!(
+            http::exchange(address, rebound, false)
+                .expect("an answer")
+                .status,
+            421
+        );
+    });
+    // The machine itself is known under all of its addresses.
+    ours.inside(|| {
+        for address in ["127.0.0.1", "10.77.0.1"] {
+            assert_eq!(from(address, &narinfo, &[]).status, 200, "{address}");
+            assert_eq!(from(address, "/status", &[]).status, 200, "{address}");
+        }
+    });
+}
+
+#[test]
+fn spoofed_truncated_oversized_and_random_datagrams_are_dropped_and_counted() {
+    const RANDOM: usize = 30_000;
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [ours, older] = network.hosts() else {
+        unreachable!()
+    };
+    // An address that is on no network of ours.
+    older.ip("addr add 198.51.100.7/32 dev eth0");
+    let key = Key::generate("lan-1");
+    let store = NixStore::new();
+    let path = store.add(PathSpec::new("offered", Node::random(1000, "offered")));
+    store.sign(&key, &[&path]);
+    let peer = start(ours, lan(&store, &key));
+    let hash = hash_part(&path);
+    older.inside(|| {
+        let socket = socket();
+        let valid = request(1, hash);
+        let mut oversized = valid.clone();
+        oversized.resize(1400, b'x');
+        for wrong in [
+            &[][..],
+            &valid[..4],
+            &valid[..36],
+            &oversized,
+            &response(1, PORT, hash),
+        ] {
+            assert_eq!(answer_to(&socket, wrong), None);
+        }
+        let spoofed = UdpSocket::bind("198.51.100.7:12304");
+        assert!(spoofed.is_err(), "the wildcard socket holds the port");
+    });
+    wait_for("counted drops", || {
+        (dropped(ours, &peer) >= 5.0).then_some(())
+    });
+    older.inside(|| {
+        let spoofing = UdpSocket::bind("198.51.100.7:12304").expect("a socket");
+        spoofing
+            .send_to(&request(2, hash), ("10.77.0.1", PORT))
+            .expect("sent");
+        assert_eq!(receive(&spoofing, SILENCE), None);
+    });
+    wait_for("a counted stranger", || {
+        (dropped(ours, &peer) >= 6.0).then_some(())
+    });
+
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = ChaCha12Rng::seed_from_u64(seed);
+    let before = dropped(ours, &peer);
+    older.inside(|| {
+        let socket = socket();
+        let mut bytes = [0; 100];
+        for _ in 0..RANDOM {
+            rng.fill(&mut bytes[..]);
+            let length = rng.random_range(0..100);
+            let _ = socket.send_to(&bytes[..length], ("10.77.0.1", PORT));
+        }
+        // An honest request is answered again once the flood is over.
+        wait_for("an answer after the flood", || {
+            answer_to(&socket, &request(9, hash))
+        });
+    });
+    assert!(dropped(ours, &peer) > before);
+    assert!(peer.peak_memory() < 256 << 20);
+}
+
+/// A scripted older peer: it answers by UDP and serves by HTTP what it was given.
+struct OlderPeer {
+    asked: Arc<Mutex<Vec<Vec<u8>>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl OlderPeer {
+    /// Serves `narinfo` and `nar` of `store_path` on the host that it is started on.
+    fn start(store_path: &str, narinfo: String, nar: Vec<u8>) -> OlderPeer {
+        let hash = hash_part(store_path).to_owned();
+        let name = nar_name(store_path);
+        let (asked, stop) = (
+            Arc::<Mutex<Vec<_>>>::default(),
+            Arc::<AtomicBool>::default(),
+        );
+        let socket = socket();
+        let listener = TcpListener::bind(("0.0.0.0", PORT)).expect("a port");
+        let (noting, stopping, wanted) = (asked.clone(), stop.clone(), hash.clone());
+        std::thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                let Some((bytes, from)) = receive(&socket, Duration::from_millis(100)) else {
+                    continue;
+                };
+                if bytes.len() == 37 && bytes[0] == 0 {
+                    let id = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+                    if bytes[5..] == *wanted.as_bytes() {
+                        // What a neighbour may try to slip in before: other ids, other paths.
+                        let lies = [
+                            response(id ^ 1, PORT, &wanted),
+                            response(id, PORT, &"0".repeat(32)),
+                        ];
+                        for lie in lies {
+                            let _ = socket.send_to(&lie, from);
+                        }
+                        let _ = socket.send_to(&response(id, PORT, &wanted), from);
+                    }
+                }
+                noting.lock().expect("a list").push(bytes);
+            }
+        });
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                let _ = serve(stream, &hash, &name, &narinfo, &nar);
+            }
+        });
+        OlderPeer { asked, stop }
+    }
+
+    fn asked(&self) -> Vec<Vec<u8>> {
+        self.asked.lock().expect("a list").clone()
+    }
+}
+
+impl Drop for OlderPeer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Answers the requests of one connection as the older program's server does.
+fn serve(
+    stream: std::net::TcpStream,
+    hash: &str,
+    name: &str,
+    narinfo: &str,
+    nar: &[u8],
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        while line.trim() != "" {
+            line.clear();
+            reader.read_line(&mut line)?;
+        }
+        if target == format!("/local/{hash}.narinfo") {
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-type: text/x-nix-narinfo\r\ncontent-length: {}\r\n\r\n{narinfo}",
+                narinfo.len()
+            )?;
+        } else if target == format!("/local/nar/{name}") {
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
+            )?;
+            for chunk in nar.chunks(16_384) {
+                write!(stream, "{:x}\r\n", chunk.len())?;
+                stream.write_all(chunk)?;
+                write!(stream, "\r\n")?;
+            }
+            write!(stream, "0\r\n\r\n")?;
+        } else {
+            write!(
+                stream,
+                "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nGone"
+            )?;
+        }
+    }
+}
+
+/// The narinfo as the older program writes it, with the signatures that Nix's database has.
+fn older_narinfo(store: &NixStore, store_path: &str) -> String {
+    let info = crate::support::run_ok(store.nix(&["path-info", "--json"]).arg(store_path));
+    let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+    let info = &info[0];
+    let mut text = format!(
+        "StorePath: {store_path}\nURL: local/nar/{}\nCompression: none\nNarHash: {}\nNarSize: {}\n",
+        nar_name(store_path),
+        store.nar_hash(store_path),
+        info["narSize"]
+    );
+    for signature in info["signatures"].as_array().into_iter().flatten() {
+        text += &format!("Sig: {}\n", signature.as_str().expect("a signature"));
+    }
+    text
+}
+
+#[test]
+fn an_older_peer_is_asked_where_nobody_else_knows() {
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [ours, older] = network.hosts() else {
+        unreachable!()
+    };
+    let key = Key::generate("lan-1");
+    let (first, second) = (NixStore::new(), NixStore::new());
+    let path = first.add(PathSpec::new(
+        "held-by-older",
+        Node::random(700_000, "held"),
+    ));
+    first.sign(&key, &[&path]);
+    let (narinfo, nar) = (older_narinfo(&first, &path), first.dump(&path));
+    let older_peer = older.inside(|| OlderPeer::start(&path, narinfo, nar));
+    let peer = start(ours, lan(&second, &key));
+    ours.inside(|| {
+        let narinfo = peer.wait_for_narinfo(&path);
+        assert_eq!(field(&narinfo, "NarHash"), Some(&*first.nar_hash(&path)));
+        // The URL is this machine's own, whatever the older peer's narinfo says.
+        assert!(field(&narinfo, "URL").is_some_and(|url| url.starts_with("nar/")));
+    });
+    let asked = older_peer.asked();
+    for bytes in &asked {
+        let id = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+        assert_eq!(*bytes, request(id, hash_part(&path)));
+    }
+    // Ids are no numbers to guess.
+    let ids: Vec<&[u8]> = asked.iter().map(|bytes| &bytes[1..5]).collect();
+    assert!(ids.iter().all(|id| id[..2] != [0, 0]), "{ids:?}");
+}
+
+#[test]
+fn what_an_older_peer_says_has_to_be_signed() {
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [ours, older] = network.hosts() else {
+        unreachable!()
+    };
+    let (key, other) = (Key::generate("lan-1"), Key::generate("other-1"));
+    let (first, second) = (NixStore::new(), NixStore::new());
+    let path = first.add(PathSpec::new(
+        "signed-by-a-stranger",
+        Node::random(5000, "held"),
+    ));
+    first.sign(&other, &[&path]);
+    let (narinfo, nar) = (older_narinfo(&first, &path), first.dump(&path));
+    let older_peer = older.inside(|| OlderPeer::start(&path, narinfo, nar));
+    let peer = start(ours, lan(&second, &key));
+    ours.inside(|| {
+        wait_for("a question", || {
+            assert_eq!(peer.narinfo(&path).status, 404);
+            (!older_peer.asked().is_empty()).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_miss_with_silent_neighbours_is_cheap() {
+    const MISSES: usize = 1000;
+    let Some(network) = Network::with_addresses(4) else {
+        return;
+    };
+    let [ours, first, second, silent] = network.hosts() else {
+        unreachable!()
+    };
+    let key = Key::generate("lan-1");
+    let stores: Vec<NixStore> = (0..3).map(|_| NixStore::new()).collect();
+    let peer = start(ours, lan(&stores[0], &key));
+    let _others = [
+        start(first, lan(&stores[1], &key)),
+        start(second, lan(&stores[2], &key)),
+    ];
+    let _deaf = silent.inside(socket);
+    ours.inside(|| {
+        wait_for("two peers", || (peer.connected_peers() >= 2).then_some(()));
+        let mut taken: Vec<Duration> = (0..MISSES)
+            .map(|number| {
+                let absent = store_path_named(&format!("absent-{number}"));
+                let asked = Instant::now();
+                assert_eq!(peer.narinfo(&absent).status, 404);
+                asked.elapsed()
+            })
+            .collect();
+        taken.sort_unstable();
+        let (half, most) = (taken[MISSES / 2], taken[MISSES * 99 / 100]);
+        println!(
+            "a miss: p50 {half:?}, p99 {most:?}, slowest {:?}",
+            taken[MISSES - 1]
+        );
+        assert!(most <= Duration::from_millis(50), "p99 {most:?}");
+    });
+}

@@ -163,6 +163,19 @@ impl Lookup {
         (!claims.ready.is_empty() || !claims.hashing.is_empty()).then_some(claims)
     }
 
+    /// Who is remembered to vouch for this blob hash.
+    pub fn vouchers(
+        &self,
+        path_hash: StorePathHash,
+        nar_hash: NarHash,
+        blob: BlobHash,
+    ) -> Vec<EndpointId> {
+        let claims = self.remembered(path_hash, nar_hash);
+        let holders = claims.map_or_else(Vec::new, |claims| claims.holders(blob));
+        let whole = holders.into_iter().filter(|(_, whole)| *whole);
+        whole.map(|(id, _)| id).collect()
+    }
+
     /// What all peers claim of a NAR now: every answer is waited for, within the deadline.
     pub async fn all_claims(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<Claims> {
         let candidates = self.0.peers.candidates();
@@ -239,10 +252,13 @@ impl Lookup {
             match timeout_at(deadline.into(), asked.next()).await {
                 Ok(Some((peer, claim))) => {
                     silent.remove(&peer.id());
+                    let is_part = matches!(claim, Some(Claim::Part { .. }));
                     let Some(info) = claim.and_then(|claim| self.note(&peer, claim)) else {
                         continue;
                     };
-                    if wanted.is_some_and(|nar_hash| nar_hash != info.nar_hash) {
+                    // To fetch it, somebody must vouch for the blob hash.
+                    let vouched = mode != Mode::WantedNow || !is_part;
+                    if !vouched || wanted.is_some_and(|nar_hash| nar_hash != info.nar_hash) {
                         continue;
                     }
                     if !asked.is_empty() {

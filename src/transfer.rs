@@ -198,9 +198,7 @@ impl Transfers {
         let mut absences = 0;
         loop {
             match claims {
-                Some(claims) if !(claims.ready.is_empty() && claims.parts.is_empty()) => {
-                    return Some(claims);
-                }
+                Some(claims) if !claims.ready.is_empty() => return Some(claims),
                 Some(claims) => {
                     absences = 0;
                     let done = claims.hashing.iter().map(|(_, done)| *done).max()?;
@@ -223,8 +221,8 @@ impl Transfers {
         }
     }
 
-    /// The blob hash to believe first: of most claimants, then of the best of them; one that
-    /// nobody vouches for, only where there is no other.
+    /// The blob hash to believe first: of most claimants, then of the best of them. Who has only
+    /// a part vouches for nothing, so that nobody lies at no risk.
     fn best(&self, claims: &Claims) -> Option<BlobHash> {
         let now = Instant::now();
         let score = |providers: &[EndpointId]| {
@@ -238,8 +236,7 @@ impl Transfers {
             let by_count = a.len().cmp(&b.len());
             by_count.then_with(|| score(a).total_cmp(&score(b)))
         });
-        let told = || claims.parts.first().map(|(_, hash)| *hash);
-        vouched.map(|(hash, _)| *hash).or_else(told)
+        vouched.map(|(hash, _)| *hash)
     }
 
     /// Starts a transfer of `blob_hash`, or joins one that somebody started meanwhile.

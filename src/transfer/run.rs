@@ -1,6 +1,6 @@
 //! Runs one transfer: fetching, storing, SHA-256, and the verdict.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use iroh::EndpointId;
 use peerix_store::VerifyError;
@@ -17,7 +17,7 @@ impl Transfers {
     pub(super) async fn run(&self, transfer: &Arc<Transfer>, holders: Holders) {
         // Who has only a part says what it was told, as we would.
         let whole = holders.iter().filter(|(_, whole)| *whole);
-        let claimants: Vec<EndpointId> = whole.map(|(id, _)| *id).collect();
+        let mut claimants: HashSet<EndpointId> = whole.map(|(id, _)| *id).collect();
         let stop = transfer.stop.clone();
         let verdict = tokio::select! {
             () = stop.cancelled() => State::Failed,
@@ -26,12 +26,11 @@ impl Transfers {
         if verdict == State::WrongNar {
             transfer.download.discard().await;
             self.remember_wrong(transfer);
-            self.0.lookup.disown(
-                transfer.info.path_hash(),
-                transfer.info.nar_hash,
-                transfer.blob_hash,
-                None,
-            );
+            let (path_hash, nar_hash) = (transfer.info.path_hash(), transfer.info.nar_hash);
+            let blob_hash = transfer.blob_hash;
+            // Those that joined later vouched for it too.
+            claimants.extend(self.0.lookup.vouchers(path_hash, nar_hash, blob_hash));
+            self.0.lookup.disown(path_hash, nar_hash, blob_hash, None);
             for peer in claimants.iter().filter_map(|id| self.0.peers.get(*id)) {
                 self.0.peers.fault(&peer, Fault::WrongNar);
             }

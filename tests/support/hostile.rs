@@ -44,6 +44,8 @@ use super::{
 pub enum Fault {
     /// Not at all.
     None,
+    /// It says that it is fetching the NAR itself.
+    OnlyPart,
     /// One bit of the byte at this offset is flipped on its way.
     FlipBit(u64),
     /// The size in front of the blob is this one.
@@ -213,9 +215,13 @@ impl LyingLookups {
                 let claims = self.behaviour.claims.lock().expect("no panic");
                 claims.get(&path_hash).cloned()
             };
-            let answer = claim.map_or(Answer::Absent, |claim| Answer::Ready {
-                blob_hash: *blake3::hash(&claim.nar).as_bytes(),
-                fields: Some(claim.fields),
+            let answer = claim.map_or(Answer::Absent, |claim| {
+                let blob_hash = *blake3::hash(&claim.nar).as_bytes();
+                let fields = Some(claim.fields);
+                match claim.fault {
+                    Fault::OnlyPart => Answer::Part { blob_hash, fields },
+                    _ => Answer::Ready { blob_hash, fields },
+                }
             });
             let written = lookup::write_frame(&mut send, &answer, limits::LOOKUP_MAX_ANSWER).await;
             if written.is_err() {

@@ -171,6 +171,34 @@ fn a_small_wrong_nar_from_the_only_peer_is_a_miss() {
 }
 
 #[test]
+fn a_wrong_blob_that_nobody_vouches_for_is_not_fetched() {
+    let truth = Truth::new();
+    let mut nar = truth.store.dump(&truth.large);
+    nar[1000] ^= 1;
+    let liar = Liar::start();
+    liar.claim(
+        &truth.large,
+        Claim {
+            fields: signed_fields(&truth.store, &truth.large),
+            nar: nar.into(),
+            fault: Fault::OnlyPart,
+        },
+    );
+    let b = NixStore::new();
+    let receiver = truth.receiver(&b, &[&liar]).start();
+    let target = receiver.nar_target(&truth.large);
+    assert_eq!(receiver.get(&target).status, 404);
+    assert_eq!(liar.blob_requests(), 0);
+    // One who has it is believed, and the other is of no account.
+    let honest = PeerOptions::new(&truth.store).start();
+    honest.share(&truth.large);
+    receiver.meet(&honest);
+    wait_for("the right NAR", || {
+        arrives(&receiver, &truth, &truth.large).then_some(())
+    });
+}
+
+#[test]
 fn nix_takes_the_next_cache_after_a_large_wrong_nar() {
     let truth = Truth::new();
     let impostor = truth.impostor(&truth.large);
@@ -312,7 +340,8 @@ fn a_nar_that_is_cut_off_never_ends_cleanly() {
 #[test]
 fn a_provider_that_falls_silent_is_given_up() {
     let truth = Truth::new();
-    for (path, silent) in [(&truth.small, SMALL / 2), (&truth.large, LARGE / 2)] {
+    // Of each answer so much: ranges are shorter than the NAR.
+    for (path, silent) in [(&truth.small, SMALL / 2), (&truth.large, 100_000)] {
         let liar = truth.faulty(path, Fault::SilentAfter(silent));
         let b = NixStore::new();
         let receiver = truth.receiver(&b, &[&liar]).start();

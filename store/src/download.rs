@@ -32,12 +32,14 @@ use crate::{
 mod area;
 mod begin;
 mod follow;
+mod incoming;
 mod keep;
 mod recent;
 
 pub(crate) use recent::RecentBytes;
 
 use area::Area;
+pub use incoming::IncomingNar;
 use recent::Recent;
 
 /// A download; clones share it.

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::{BlobHash, OpenError, StoreError, index::Place, limits};
 
@@ -111,6 +111,22 @@ impl Files {
         let outboard = open(&outboard_path(&path), outboard_size)?;
         let data = open(&path, size)?;
         Ok((data, outboard))
+    }
+
+    /// Gives the two temporary files of a download their names. They are neither synced nor is
+    /// their directory: until the index knows of them, they are read against each other.
+    pub(crate) fn adopt_download(
+        &self,
+        data: TempPath,
+        outboard: TempPath,
+        blob: BlobHash,
+        size: u64,
+    ) -> io::Result<()> {
+        let path = self.data_path(blob, size);
+        // The outboard first: a data file without one is left over.
+        outboard.persist(outboard_path(&path))?;
+        data.persist(&path)?;
+        Ok(())
     }
 
     /// Syncs the directory of downloads. Blocks.

@@ -53,7 +53,7 @@ mod store;
 pub use blob::Blob;
 pub use config::{Config, DAEMON_SOCKET, NixStore};
 pub use database::{DatabaseStatus, PathMarker};
-pub use download::Download;
+pub use download::{Download, IncomingNar};
 pub use error::{
     ClosureError, DatabaseError, HashError, OpenBlobError, OpenError, ReadError, StoreError,
     VerifyError,

@@ -3,7 +3,7 @@
 //! The format is iroh-blobs' own: pre-order, 64 bytes for each inner node, chunk groups of
 //! 16 KiB, no size header.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 
 use bao_tree::{
     BaoTree, TreeNode,
@@ -83,6 +83,26 @@ impl OutboardSink {
                 Ok(())
             }
             Self::File(file) => file.write_all_at(pair, at),
+        }
+    }
+
+    /// Reads hash pairs back. Blocks.
+    pub(crate) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let len = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        match self {
+            Self::Memory(bytes) => {
+                let place = usize::try_from(range.start)
+                    .ok()
+                    .and_then(|start| bytes.get(start..start.checked_add(len)?))
+                    .ok_or(io::ErrorKind::InvalidInput)?;
+                Ok(Bytes::copy_from_slice(place))
+            }
+            Self::File(file) => {
+                let mut bytes = Vec::with_capacity(len);
+                crate::nar::append_from_file(file, range.start, len, &mut bytes)?;
+                Ok(bytes.into())
+            }
         }
     }
 }

@@ -31,6 +31,9 @@ struct Entry {
     recorded_at: u64,
 }
 
+/// The last use of what is being written.
+const RESERVED: u64 = u64::MAX;
+
 impl Space {
     pub(crate) fn new(quota: u64) -> Self {
         Self {
@@ -62,6 +65,19 @@ impl Space {
 
     pub(crate) fn has(&self, blob: BlobHash) -> bool {
         self.entries().by_blob.contains_key(&blob)
+    }
+
+    /// Counts an entry, and removes it for nothing else.
+    pub(crate) fn reserve(&self, blob: BlobHash) {
+        if let Some(entry) = self.entries().by_blob.get_mut(&blob) {
+            entry.used_at = RESERVED;
+        }
+    }
+
+    pub(crate) fn is_reserved(&self, blob: BlobHash) -> bool {
+        let entries = self.entries();
+        let entry = entries.by_blob.get(&blob);
+        entry.is_some_and(|entry| entry.used_at == RESERVED)
     }
 
     pub(crate) fn remove(&self, blob: BlobHash) {

@@ -46,6 +46,22 @@ impl Area {
         }
     }
 
+    /// Bytes in memory that are whole.
+    pub(super) fn kept(bytes: Bytes) -> Self {
+        Self {
+            size: bytes.len() as u64,
+            place: Mutex::new(Some(Place::Kept(bytes))),
+        }
+    }
+
+    /// The same bytes, where they are a file, for another owner; each ends on its own.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            size: self.size,
+            place: Mutex::new(self.file().map(Place::File)),
+        }
+    }
+
     /// Writes `slices` one after the other from `at` on; nothing, once it is frozen.
     pub(super) fn write(&self, at: u64, slices: &[&[u8]]) -> io::Result<()> {
         let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();

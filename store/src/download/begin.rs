@@ -107,14 +107,28 @@ impl Inner {
         if !record.is_downloaded() {
             return Ok(());
         }
+        if let Some(info) = info {
+            self.add_path(blob, &info)?;
+        }
+        Err(StoreError::AlreadyHeld { blob_hash: blob })
+    }
+
+    /// Notes that a downloaded blob is the NAR of a path too, if it is. Blocks.
+    pub(super) fn add_path(&self, blob: BlobHash, info: &PathInfo) -> Result<(), StoreError> {
+        let Some((record, _)) = self.index.blob(blob)? else {
+            return Ok(());
+        };
+        if !record.is_downloaded() || record.paths().any(|path| path == info.path_hash()) {
+            return Ok(());
+        }
         let mut nar_hash = None;
         for path_hash in record.paths() {
             nar_hash = self.index.path(path_hash)?.map(|path| path.nar_hash());
         }
-        if let Some(info) = info.filter(|info| nar_hash == Some(info.nar_hash)) {
+        if nar_hash == Some(info.nar_hash) {
             self.index.write_blocking(Change::PutBlob {
                 blob,
-                path: Some(Box::new(PathRecord::new(&info, blob))),
+                path: Some(Box::new(PathRecord::new(info, blob))),
                 size: record.size,
                 place: record.place,
                 outboard: None,
@@ -122,7 +136,7 @@ impl Inner {
                 used_at: unix_now(),
             })?;
         }
-        Err(StoreError::AlreadyHeld { blob_hash: blob })
+        Ok(())
     }
 
     fn join_or_start(

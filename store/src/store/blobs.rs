@@ -311,7 +311,9 @@ impl Inner {
         let taken: u64 = others.iter().map(|(_, bytes)| bytes).sum();
         let over_quota = taken.saturating_add(bytes).saturating_sub(quota);
         let to_free = over_quota.max(bytes.saturating_sub(free));
-        others.retain(|(other, _)| !self.downloads.is_live(*other));
+        others.retain(|(other, _)| {
+            !self.downloads.is_live(*other) && !self.space.is_reserved(*other)
+        });
         let removable: u64 = others.iter().map(|(_, bytes)| bytes).sum();
         // Nothing is removed for what will not fit.
         if removable < to_free {

@@ -95,6 +95,8 @@ pub struct Config {
     /// HTTP caches that Nix can fall back to; empty without one. In LAN mode those only that were
     /// given explicitly.
     pub upstream_caches: Vec<String>,
+    /// Tell Nix of paths that only the upstream has.
+    pub proxy_upstream: bool,
     /// Trackers to register with; empty without one, and always in this build.
     pub trackers: Vec<String>,
     /// How peers are reached.

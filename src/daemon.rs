@@ -46,6 +46,7 @@ use crate::{
         whole::{WholeNarSource, WholeNarSources},
     },
     trust::Trust,
+    upstream::{Upstream, UpstreamConfig},
 };
 
 /// How long the servers may take to finish what they are in the middle of.
@@ -156,6 +157,8 @@ pub async fn run(
         let older = lan::start(parts, &tasks, &stop).context("the local network can't be asked")?;
         sources.push(Arc::new(older));
     }
+    let upstream = upstream(&config, &metrics)?;
+    sources.push(Arc::new(upstream.clone()));
     let sources: WholeNarSources = sources.into();
     let lookup = Lookup::new(
         store.clone(),
@@ -242,6 +245,7 @@ pub async fn run(
     tasks.close();
     transfers.shutdown().await;
     let _ = timeout(SERVERS_GRACE, tasks.wait()).await;
+    upstream.shutdown().await;
     peers.shutdown().await;
     let _ = timeout(limits::CLOSE_TIMEOUT, router.shutdown()).await;
     store.shutdown().await;
@@ -269,6 +273,20 @@ async fn hide_private_shares(
         }
     }
     Ok(())
+}
+
+fn upstream(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Upstream> {
+    let memory = config.proxy_upstream && !config.upstream_caches.is_empty();
+    let upstream = Upstream::new(
+        &UpstreamConfig {
+            caches: config.upstream_caches.clone(),
+            allow_insecure_http: config.allow_insecure_http,
+            tells_nix: config.proxy_upstream,
+            memory: memory.then(|| config.state_dir.join("upstream.redb")),
+        },
+        metrics.clone(),
+    )?;
+    Ok(upstream)
 }
 
 #[expect(

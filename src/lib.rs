@@ -26,3 +26,4 @@ pub mod substituter;
 pub mod ticket;
 pub mod transfer;
 pub mod trust;
+pub mod upstream;

@@ -332,3 +332,46 @@ pub const PEERS_ACCOUNTED: usize = 4096;
 
 /// One peer may use this fraction of the hashing that all may ask for in a day.
 pub const HASHING_SHARES: u64 = 4;
+
+/// How long a connection to the upstream may take to be made: with what comes after it, a reader is
+/// cut within ten seconds where nobody is left.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(3);
+
+/// How long a narinfo of one cache is waited for before the cache counts as silent.
+pub const UPSTREAM_NARINFO: Duration = Duration::from_millis(450);
+
+/// Redirects that one request follows: caches have one, to where their files lie.
+pub const UPSTREAM_REDIRECTS: usize = 4;
+
+/// NARs that come from the upstream at once: each may hold a decoder's memory.
+pub const UPSTREAM_STREAMS: usize = 8;
+
+/// Bytes that a decoder may want: what `xz -9` needs, with room for its own tables.
+pub const UPSTREAM_DECODER_MEMORY: u64 = 68 * 1024 * 1024;
+
+/// Zstandard's largest window, as a power of two: 64 MiB, more than its levels up to 20 use.
+pub const UPSTREAM_WINDOW_LOG: u32 = 26;
+
+/// Bytes of a compressed NAR beyond its size and an eighth: headers, and what does not compress.
+pub const UPSTREAM_OVERHEAD: u64 = 1024 * 1024;
+
+/// Bytes of a NAR that are decompressed at once.
+pub const UPSTREAM_PIECE: usize = 64 * 1024;
+
+/// Pieces of a NAR that wait to be written, so that the network and the disk work at once.
+pub const WHOLE_UNWRITTEN: usize = 16;
+
+/// Narinfos of each cache that are held in memory, for the NARs that are asked for next.
+pub const UPSTREAM_RECORDS: usize = 2048;
+
+/// Narinfos that are remembered on disk: those of some systems, about 1 KiB each.
+pub const UPSTREAM_REMEMBERED: u64 = 32 * 1024;
+
+/// Bytes of one narinfo that is remembered: more than 100 references.
+pub const UPSTREAM_REMEMBERED_TEXT: usize = 16 * 1024;
+
+/// How long narinfos wait to be written together.
+pub const UPSTREAM_MEMORY_DELAY: Duration = Duration::from_secs(1);
+
+/// Narinfos that wait to be written; more are not remembered.
+pub const UPSTREAM_MEMORY_QUEUE: usize = 4096;

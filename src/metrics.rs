@@ -61,7 +61,10 @@ pub struct Metrics {
     pub http_connections: Gauge,
     /// HTTP connections closed to make room for others.
     pub http_connections_evicted: Counter,
+    /// NAR bytes received from the upstream, after decompression, counted as they pass.
+    pub upstream_bytes_received: Counter,
     faults: Family<FaultLabels, Counter>,
+    upstream_faults: Family<FaultLabels, Counter>,
 
     /// Peers that announced themselves on the local network.
     pub lan_peers: Gauge,
@@ -170,9 +173,15 @@ impl Metrics {
             "peer_faults",
             "Faults of peers, by kind",
         );
+        let upstream_faults = registered::<Family<FaultLabels, Counter>>(
+            &mut registry,
+            "upstream_faults",
+            "Faults of upstream caches, by kind",
+        );
         for kind in Fault::ALL {
             // A series that is there from the start shows its first increase.
             drop(faults.get_or_create(&FaultLabels { kind }));
+            drop(upstream_faults.get_or_create(&FaultLabels { kind }));
         }
         let r = &mut registry;
         Self {
@@ -220,6 +229,11 @@ impl Metrics {
                 "http_connections_evicted",
                 "HTTP connections closed to make room for others",
             ),
+            upstream_bytes_received: registered(
+                r,
+                "upstream_bytes_received",
+                "NAR bytes received from upstream caches",
+            ),
             faults,
             lan_peers: registered(r, "lan_peers", "Peers found on the local network"),
             lan_peers_refused: registered(
@@ -234,6 +248,7 @@ impl Metrics {
                 "lan_dropped",
                 "Datagrams on the older protocol's port that were dropped, by reason",
             ),
+            upstream_faults,
             started: Instant::now(),
             uptime_seconds: registered(r, "uptime_seconds", "Seconds since the daemon started"),
             registry,
@@ -243,6 +258,13 @@ impl Metrics {
     /// Counts a fault of a peer.
     pub fn count_fault(&self, fault: Fault) {
         self.faults
+            .get_or_create(&FaultLabels { kind: fault })
+            .inc();
+    }
+
+    /// Counts a fault of an upstream cache.
+    pub fn count_upstream_fault(&self, fault: Fault) {
+        self.upstream_faults
             .get_or_create(&FaultLabels { kind: fault })
             .inc();
     }

@@ -3,9 +3,11 @@
 //! A transfer fetches one blob into the store as ranges ([`schedule`] says which, and of whom, [`fetch`] gets
 //! them) and readers follow it from there, so that memory does not depend on a NAR's size and a
 //! second reader costs nothing. The blob hash is only a peer's claim: SHA-256 of the whole
-//! decides. Up to 4 MiB the NAR is checked before its first byte leaves; above, the last chunk
+//! decides. What peers don't finish, and what none has, comes whole from other sources ([`whole`]).
+//! Up to 4 MiB the NAR is checked before its first byte leaves; above, the last chunk
 //! group is withheld until it matches.
 
+mod arriving;
 pub mod body;
 pub mod fetch;
 mod fetching;
@@ -13,14 +15,15 @@ pub mod flow;
 mod observe;
 mod run;
 pub mod schedule;
+mod takeover;
 pub mod whole;
 
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, AtomicUsize},
     },
     time::Instant,
 };
@@ -28,20 +31,21 @@ use std::{
 use iroh::EndpointId;
 use lru::LruCache;
 use peerix_store::{
-    BlobHash, Download, PathInfo, Store, StoreError,
+    BlobHash, IncomingNar, PathInfo, Store, StoreError,
     nix::{NarHash, StorePathHash},
 };
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use self::{
+    arriving::Claim,
     body::{LocalBody, TransferBody},
     whole::WholeNarSources,
 };
 use crate::{
     limits,
-    lookup::{Claims, Lookup},
+    lookup::{Claims, Holders, Lookup},
     metrics::Metrics,
     peer::peers::Peers,
     substituter::OpenNar,
@@ -64,8 +68,12 @@ pub enum State {
 #[derive(Debug)]
 pub(crate) struct Transfer {
     info: PathInfo,
-    blob_hash: BlobHash,
-    download: Download,
+    /// What peers claim it to be, where any does.
+    claim: Option<Claim>,
+    /// The NAR as it comes from one source, once it agrees with what readers were given.
+    whole: watch::Sender<Option<IncomingNar>>,
+    /// The same, once SHA-256 of it is right.
+    verified: OnceLock<IncomingNar>,
     state: watch::Sender<State>,
     read_to: AtomicU64,
     read_on: Notify,
@@ -82,7 +90,6 @@ struct Inner {
     peers: Peers,
     lookup: Lookup,
     metrics: Arc<Metrics>,
-    #[expect(dead_code, reason = "the takeover by whole NARs reads it")]
     sources: WholeNarSources,
     running: tokio::sync::Mutex<HashMap<StorePathHash, Arc<Transfer>>>,
     wrong: Mutex<LruCache<StorePathHash, ()>>,
@@ -131,19 +138,30 @@ impl Transfers {
         nar_hash: NarHash,
         ranged: bool,
     ) -> Option<OpenNar> {
-        if let Some(local) = self.open_local(path_hash, nar_hash).await {
-            return Some(local);
-        }
         {
+            // The prefix may be wrong even where the right NAR is here meanwhile.
             let mut wrong = self.0.wrong.lock().unwrap_or_else(PoisonError::into_inner);
             if ranged && wrong.contains(&path_hash) {
                 return None;
             }
             wrong.pop(&path_hash);
         }
-        if let Some(transfer) = self.join(path_hash, nar_hash).await {
-            return self.read(transfer).await;
+        if let Some(local) = self.open_local(path_hash, nar_hash).await {
+            return Some(local);
         }
+        if let Some(transfer) = self.join(path_hash, nar_hash).await
+            && let Some(open) = self.read(transfer).await
+        {
+            return Some(open);
+        }
+        if let Some(open) = self.open_claimed(path_hash, nar_hash).await {
+            return Some(open);
+        }
+        self.open_whole(path_hash, nar_hash).await
+    }
+
+    /// Opens a blob that peers claim to be the NAR.
+    async fn open_claimed(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<OpenNar> {
         let mut fresh = false;
         for _ in 0..limits::CLAIMS_TRIED {
             let claims = self.ready_claims(path_hash, nar_hash, fresh).await?;
@@ -163,6 +181,30 @@ impl Transfers {
             self.0.lookup.disown(path_hash, nar_hash, blob_hash, None);
         }
         None
+    }
+
+    /// Opens a NAR that only sources of whole NARs have, or bring to its end.
+    async fn open_whole(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<OpenNar> {
+        if self.0.sources.is_empty() {
+            return None;
+        }
+        let info = self.0.lookup.info(path_hash, nar_hash).await?;
+        let slot = self.0.slots.clone().acquire_owned().await.ok()?;
+        let mut running = self.0.running.lock().await;
+        let transfer = match running.get(&path_hash) {
+            Some(started) if started.info.nar_hash == nar_hash && started.is_useful() => {
+                started.clone()
+            }
+            _ if self.0.stop.is_cancelled() => return None,
+            _ => {
+                let transfer = Arc::new(self.transfer(info, None));
+                running.insert(path_hash, transfer.clone());
+                self.spawn_run(transfer.clone(), Vec::new(), slot);
+                transfer
+            }
+        };
+        drop(running);
+        self.read(transfer).await
     }
 
     async fn open_local(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<OpenNar> {
@@ -267,56 +309,62 @@ impl Transfers {
                 return None;
             }
         };
-        let transfer = Arc::new(Transfer {
-            info: claims.info.clone(),
+        let claim = Claim {
             blob_hash,
             download,
+        };
+        let transfer = Arc::new(self.transfer(claims.info.clone(), Some(claim)));
+        running.insert(path_hash, transfer.clone());
+        drop(running);
+        self.spawn_run(transfer.clone(), claims.holders(blob_hash), slot);
+        Some(transfer)
+    }
+
+    fn transfer(&self, info: PathInfo, claim: Option<Claim>) -> Transfer {
+        Transfer {
+            info,
+            claim,
+            whole: watch::Sender::new(None),
+            verified: OnceLock::new(),
             state: watch::Sender::new(State::Running),
             read_to: AtomicU64::new(0),
             read_on: Notify::new(),
             readers: AtomicUsize::new(0),
             stop: self.0.stop.child_token(),
-        });
-        running.insert(path_hash, transfer.clone());
-        drop(running);
-        let holders = claims.holders(blob_hash);
+        }
+    }
+
+    fn spawn_run(&self, transfer: Arc<Transfer>, holders: Holders, slot: OwnedSemaphorePermit) {
         let transfers = self.clone();
-        let task = transfer.clone();
         self.0.tasks.spawn(async move {
-            transfers.run(&task, holders).await;
+            transfers.run(&transfer, holders).await;
+            let path_hash = transfer.info.path_hash();
             let mut running = transfers.0.running.lock().await;
             if running
                 .get(&path_hash)
-                .is_some_and(|now| Arc::ptr_eq(now, &task))
+                .is_some_and(|now| Arc::ptr_eq(now, &transfer))
             {
                 running.remove(&path_hash);
             }
             drop(slot);
         });
-        Some(transfer)
     }
 
     /// Waits until a first byte may be handed out, and opens the transfer for one more reader.
     async fn read(&self, transfer: Arc<Transfer>) -> Option<OpenNar> {
         let size = transfer.info.nar_size;
         let body = TransferBody::new(transfer.clone());
-        let mut state = transfer.state.subscribe();
-        let mut watermark = transfer.download.watermark();
+        let mut news = transfer.news();
         loop {
-            match *state.borrow_and_update() {
+            match news.take() {
                 State::Verified => break,
                 State::Failed | State::WrongNar => return None,
                 State::Running => {}
             }
-            if size > limits::CHECKED_FIRST && *watermark.borrow_and_update() > 0 {
+            if size > limits::CHECKED_FIRST && transfer.readable() > 0 {
                 break;
             }
-            tokio::select! {
-                changed = state.changed() => changed.ok()?,
-                changed = watermark.changed() => if changed.is_err() {
-                    state.changed().await.ok()?;
-                },
-            }
+            news.wait().await?;
         }
         Some(OpenNar {
             size,
@@ -342,48 +390,5 @@ impl Transfers {
         self.0.stop.cancel();
         self.0.tasks.close();
         let _ = tokio::time::timeout(limits::CLOSE_TIMEOUT, self.0.tasks.wait()).await;
-    }
-}
-
-impl Transfer {
-    /// Bytes that may be handed out now: all once verified, else all but the last chunk group.
-    fn readable(&self) -> u64 {
-        let size = self.info.nar_size;
-        match *self.state.borrow() {
-            State::Verified => size,
-            _ if size <= limits::CHECKED_FIRST => 0,
-            _ => {
-                let withheld = (size - 1) / limits::CHUNK_GROUP * limits::CHUNK_GROUP;
-                (*self.download.watermark().borrow()).min(withheld)
-            }
-        }
-    }
-
-    /// Whether a reader can still get the NAR from it.
-    fn is_useful(&self) -> bool {
-        matches!(*self.state.borrow(), State::Running | State::Verified)
-    }
-
-    fn add_reader(&self) {
-        self.readers.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// The last reader gone: worth finishing when more than half is there.
-    fn remove_reader(&self) {
-        if self.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let arrived = *self.download.watermark().borrow();
-            if arrived.saturating_mul(2) < self.info.nar_size {
-                self.stop.cancel();
-            } else {
-                self.read_to.store(u64::MAX, Ordering::Release);
-                self.read_on.notify_one();
-            }
-        }
-    }
-
-    fn has_read_to(&self, offset: u64) {
-        self.read_to.fetch_max(offset, Ordering::AcqRel);
-        self.download.has_read_to(offset);
-        self.read_on.notify_one();
     }
 }

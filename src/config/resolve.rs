@@ -53,6 +53,7 @@ pub(super) fn resolve(
         upstream_caches: values.each(&setting::UPSTREAM_CACHE, |text| {
             value::http_url(text, "Upstream cache", allow_insecure_http)
         })?,
+        proxy_upstream: values.one(&setting::PROXY_UPSTREAM, value::switch)?,
         trackers: Vec::new(),
         mode: values.one(&setting::MODE, mode)?,
         lan_discovery: values.one(&setting::LAN_DISCOVERY, value::switch)?,

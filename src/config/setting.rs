@@ -171,10 +171,9 @@ settings! {
         heading: TRUST, help: "Don't check signatures of what peers send (Nix still does)" }
     UPSTREAM_CACHE { flag: "upstream-cache", section: "store", key: "upstream_cache", kind: Kind::List,
         default: "https://cache.nixos.org", value_name: "URL|none", heading: TRUST,
-        help: "The HTTP cache that Nix has besides; `none`: without one (repeatable)" }
+        help: "An HTTP cache that finishes what peers begin; `none`: without one (repeatable)" }
     PROXY_UPSTREAM { flag: "proxy-upstream", key: "proxy_upstream", kind: Kind::Switch, default: "false", heading: TRUST,
-        help: "Pass the upstream's paths on where no peer has them",
-        availability: not_yet("passing the upstream on", &[]) }
+        help: "Tell Nix of the upstream's paths where no peer has them, and fetch them once for all peers" }
     ALLOW_INSECURE_HTTP { flag: "allow-insecure-http", section: "security", key: "allow_insecure_http",
         kind: Kind::Switch, default: "false", heading: TRUST,
         help: "Accept http:// for trackers and upstream caches" }

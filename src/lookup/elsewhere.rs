@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 use tracing::debug;
 
 use super::Lookup;
-use crate::{limits, transfer::whole::WholeNarSource};
+use crate::{limits, metrics::Fault, transfer::whole::WholeNarSource};
 
 /// When a source is asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,10 +49,10 @@ impl Lookup {
             .0
             .sources
             .iter()
-            .map(|source| source.path_info(path_hash))
+            .map(|source| async { (source.is_peer(), source.path_info(path_hash).await) })
             .collect();
-        while let Ok(Some(answer)) = timeout_at(deadline.into(), asked.next()).await {
-            let info = answer.and_then(|info| self.accept_elsewhere(path_hash, info));
+        while let Ok(Some((is_peer, answer))) = timeout_at(deadline.into(), asked.next()).await {
+            let info = answer.and_then(|info| self.accept_elsewhere(path_hash, info, is_peer));
             if let Some(info) = info.filter(|info| info.nar_hash == nar_hash) {
                 return Some(info);
             }
@@ -140,15 +140,22 @@ impl Lookup {
             .map(|source| source.path_info(path_hash))
             .collect();
         while let Ok(Some(answer)) = timeout_at(deadline.into(), asked.next()).await {
-            if let Some(info) = answer.and_then(|info| self.accept_elsewhere(path_hash, info)) {
-                return Some(info);
+            let info = answer
+                .and_then(|info| self.accept_elsewhere(path_hash, info, tier != Tier::Caches));
+            if info.is_some() {
+                return info;
             }
         }
         None
     }
 
     /// Remembers what a source said, if it is about this path and trusted.
-    fn accept_elsewhere(&self, path_hash: StorePathHash, info: PathInfo) -> Option<PathInfo> {
+    fn accept_elsewhere(
+        &self,
+        path_hash: StorePathHash,
+        info: PathInfo,
+        is_peer: bool,
+    ) -> Option<PathInfo> {
         if info.path_hash() != path_hash {
             debug!("an answer is about another path");
             return None;
@@ -160,6 +167,11 @@ impl Lookup {
             }
             Err(error) => {
                 debug!(%error, "an answer is not trusted");
+                if is_peer {
+                    self.0.metrics.count_fault(Fault::Trust);
+                } else {
+                    self.0.metrics.count_upstream_fault(Fault::Trust);
+                }
                 None
             }
         }

@@ -39,11 +39,9 @@ impl TransferBody {
 
     /// Waits until bytes after `offset` may be handed out, and reads some of them.
     async fn next(&self, offset: u64, end: u64) -> io::Result<Bytes> {
-        let mut state = self.0.state.subscribe();
-        let mut watermark = self.0.download.watermark();
+        let mut news = self.0.news();
         let readable = loop {
-            let now = *state.borrow_and_update();
-            watermark.borrow_and_update();
+            let now = news.take();
             let readable = self.0.readable();
             if readable > offset {
                 break readable;
@@ -53,19 +51,14 @@ impl TransferBody {
                 State::Failed => return Err(cut("no provider is left")),
                 State::WrongNar => return Err(cut("the NAR was wrong")),
             }
-            tokio::select! {
-                changed = state.changed() => changed.map_err(|_| cut("the transfer ended"))?,
-                changed = watermark.changed() => if changed.is_err() {
-                    state.changed().await.map_err(|_| cut("the transfer ended"))?;
-                },
-            }
+            news.wait().await.ok_or_else(|| cut("the transfer ended"))?;
         };
         let piece = offset..readable.min(end).min(offset + limits::BODY_PIECE);
-        let bytes = match self.0.download.recent(piece.clone()) {
+        let bytes = match self.0.recent(piece.clone()) {
             Some(bytes) => bytes,
             None => {
-                let download = self.0.download.clone();
-                let reading = tokio::task::spawn_blocking(move || download.read_at(piece));
+                let transfer = self.0.clone();
+                let reading = tokio::task::spawn_blocking(move || transfer.read_at(piece));
                 reading.await.map_err(io::Error::other)??
             }
         };

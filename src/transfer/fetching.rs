@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::{
     Transfer, Transfers,
+    arriving::Claim,
     fetch::{self, Batch},
     flow::Flow,
     observe,
@@ -44,6 +45,7 @@ struct Ended {
 struct Fetching<'a> {
     transfers: &'a Transfers,
     transfer: &'a Arc<Transfer>,
+    claim: &'a Claim,
     batches: mpsc::Sender<Batch>,
     schedule: Schedule,
     flows: HashMap<RequestId, Arc<Flow>>,
@@ -59,16 +61,18 @@ impl Transfers {
     pub(super) async fn fetch_all(
         &self,
         transfer: &Arc<Transfer>,
+        claim: &Claim,
         holders: Holders,
         batches: mpsc::Sender<Batch>,
     ) -> bool {
         let size = transfer.info.nar_size;
-        let missing = observe::bytes_of(&transfer.download.missing(), size);
+        let missing = observe::bytes_of(&claim.download.missing(), size);
         let me = self.0.peers.own_id();
         let (news, told) = mpsc::channel(NEWS);
         let fetching = Fetching {
             transfers: self,
             transfer,
+            claim,
             batches,
             schedule: Schedule::new(me, size, missing, Instant::now()),
             flows: HashMap::new(),
@@ -177,7 +181,7 @@ impl Fetching<'_> {
 
     fn observe(&mut self, peer: Arc<Peer>) {
         let peers = self.transfers.0.peers.clone();
-        let (hash, size) = (self.transfer.blob_hash, self.transfer.info.nar_size);
+        let (hash, size) = (self.claim.blob_hash, self.transfer.info.nar_size);
         let news = self.news.clone();
         self.observations.spawn(async move {
             let id = peer.id();
@@ -216,10 +220,11 @@ impl Fetching<'_> {
             Action::Look => {
                 let lookup = self.transfers.0.lookup.clone();
                 let transfer = self.transfer.clone();
+                let blob_hash = self.claim.blob_hash;
                 self.looks.spawn(async move {
                     let (path_hash, nar_hash) = (transfer.info.path_hash(), transfer.info.nar_hash);
                     let claims = lookup.all_claims(path_hash, nar_hash).await;
-                    claims.map_or_else(Vec::new, |claims| claims.holders(transfer.blob_hash))
+                    claims.map_or_else(Vec::new, |claims| claims.holders(blob_hash))
                 });
             }
             Action::Drop { provider, fault } => self.drop_provider(provider, fault),
@@ -237,11 +242,10 @@ impl Fetching<'_> {
             return;
         };
         let peers = inner.peers.clone();
-        let transfer = self.transfer.clone();
+        let (hash, size) = (self.claim.blob_hash, self.transfer.info.nar_size);
         let batches = self.batches.clone();
         self.requests.spawn(async move {
             let started = Instant::now();
-            let (hash, size) = (transfer.blob_hash, transfer.info.nar_size);
             let fetching = async {
                 let Ok(_stream) = peer.streams.acquire().await else {
                     return Err(Fault::Disconnected);
@@ -295,7 +299,7 @@ impl Fetching<'_> {
             inner.peers.fault(&peer, fault);
         }
         let info = &self.transfer.info;
-        let blob_hash = self.transfer.blob_hash;
+        let blob_hash = self.claim.blob_hash;
         inner
             .lookup
             .disown(info.path_hash(), info.nar_hash, blob_hash, Some(id));

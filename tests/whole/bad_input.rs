@@ -161,10 +161,6 @@ fn features_that_are_not_there_yet_are_named() {
         PeerOptions::new(&a).switch("lan-discovery"),
         "lan-discovery",
     );
-    refused(
-        PeerOptions::new(&a).switch("proxy-upstream"),
-        "proxy-upstream",
-    );
     refused(PeerOptions::new(&a).flag("mode", "lan"), "mode");
     refused(PeerOptions::new(&a).flag("swarm", "friends"), "swarm");
     refused(

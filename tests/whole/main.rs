@@ -31,5 +31,6 @@ mod providers;
 mod service;
 mod substitution;
 mod trust;
+mod upstream;
 mod wire;
 mod workspace;

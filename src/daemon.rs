@@ -33,6 +33,7 @@ use crate::{
         self,
         admission::Admission,
         budget::Budgets,
+        older::source::OlderPeers,
         open::OpenConnections,
         peers::{Peers, Reach},
         rate::UploadLimits,
@@ -143,7 +144,11 @@ pub async fn run(
         false => None,
     };
     // Peers first, the upstream last.
-    let mut sources: Vec<Arc<dyn WholeNarSource>> = Vec::new();
+    let mut sources: Vec<Arc<dyn WholeNarSource>> = vec![Arc::new(OlderPeers::new(
+        peers.clone(),
+        trust.clone(),
+        metrics.clone(),
+    ))];
     if let Some(networks) = &networks {
         let parts = lan::Parts {
             endpoint: endpoint.clone(),

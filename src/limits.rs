@@ -375,3 +375,14 @@ pub const UPSTREAM_MEMORY_DELAY: Duration = Duration::from_secs(1);
 
 /// Narinfos that wait to be written; more are not remembered.
 pub const UPSTREAM_MEMORY_QUEUE: usize = 4096;
+
+/// How long an older peer may take to connect and answer a question for a narinfo, in the
+/// background of a lookup that has given up on it long before: a silent one is then left alone.
+pub const OLDER_ANSWER: Duration = Duration::from_secs(3);
+
+/// How long an older peer may take before the first byte of a NAR: it reads the whole into its
+/// memory first.
+pub const OLDER_FIRST_BYTE: Duration = Duration::from_secs(30);
+
+/// How often a peer that refused the lookup protocol is asked whether it has learnt it.
+pub const OLDER_RECHECK: Duration = Duration::from_secs(600);

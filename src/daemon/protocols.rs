@@ -58,13 +58,18 @@ impl Protocols<'_> {
             self.budgets.clone(),
             sent.clone(),
         );
-        let lookups =
-            LookupServer::new(store.clone(), offer.clone(), metrics.clone(), self.budgets);
+        let lookups = LookupServer::new(
+            store.clone(),
+            offer.clone(),
+            metrics.clone(),
+            self.budgets.clone(),
+        );
         let older = Older::new(
             store.clone(),
             offer.clone(),
             self.upload.clone(),
             metrics.clone(),
+            self.budgets,
             sent,
         );
         let mut router = Router::builder(endpoint.clone());

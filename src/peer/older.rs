@@ -6,11 +6,14 @@
 //! connection stays open after the answer until the asker has closed it, since whatever of it
 //! still waits to be read would go with the connection.
 //!
+//! Peers that refuse our lookup protocol are asked through these two in turn ([`source`]).
+//!
 //! NARs go as they are: their asker can only check the whole at its end. Peers of this program ask
 //! for blobs instead.
 
 pub mod nar;
 pub mod narinfo;
+pub mod source;
 
 use std::sync::Arc;
 
@@ -21,7 +24,7 @@ use iroh::{
 use peerix_store::Store;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::rate::UploadLimits;
+use super::{budget::Budgets, rate::UploadLimits};
 use crate::{limits, metrics::Metrics, offer::OfferPolicy};
 
 /// What both handlers serve from. Cheap to clone.
@@ -33,6 +36,7 @@ struct Inner {
     offer: Arc<OfferPolicy>,
     uploads: Arc<UploadLimits>,
     metrics: Arc<Metrics>,
+    budgets: Budgets,
     sent: Box<dyn Fn(EndpointId, u64) + Send + Sync>,
     connections: Arc<Semaphore>,
     nars: Semaphore,
@@ -68,6 +72,7 @@ impl Older {
         offer: Arc<OfferPolicy>,
         uploads: Arc<UploadLimits>,
         metrics: Arc<Metrics>,
+        budgets: Budgets,
         sent: impl Fn(EndpointId, u64) + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -75,6 +80,7 @@ impl Older {
             offer,
             uploads,
             metrics,
+            budgets,
             sent: Box::new(sent),
             connections: Arc::new(Semaphore::new(limits::OLDER_CONNECTIONS)),
             nars: Semaphore::new(limits::OLDER_NARS),

@@ -17,8 +17,9 @@ use std::{
 };
 
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher as _, address_lookup::MemoryLookup,
-    endpoint::Connection,
+    Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher as _,
+    address_lookup::MemoryLookup,
+    endpoint::{ConnectError, ConnectingError, Connection, ConnectionError},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -58,6 +59,46 @@ pub(super) enum Link {
     Down,
 }
 
+/// Why a connection for a protocol could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectFailure {
+    /// The peer is there and does not speak that protocol.
+    OtherProtocols,
+    /// It is not there, or not well.
+    Fault(Fault),
+}
+
+impl ConnectFailure {
+    pub(super) fn fault(self) -> Fault {
+        match self {
+            Self::OtherProtocols => Fault::Disconnected,
+            Self::Fault(fault) => fault,
+        }
+    }
+}
+
+/// TLS's alert of that name, as QUIC carries it.
+const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+
+fn failure(error: &ConnectError) -> ConnectFailure {
+    let source = match error {
+        ConnectError::Connecting {
+            source: ConnectingError::ConnectionError { source, .. },
+            ..
+        }
+        | ConnectError::Connection { source, .. } => source,
+        _ => return ConnectFailure::Fault(Fault::Disconnected),
+    };
+    match source {
+        ConnectionError::ConnectionClosed(close)
+            if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
+        {
+            ConnectFailure::OtherProtocols
+        }
+        _ => ConnectFailure::Fault(Fault::Disconnected),
+    }
+}
+
 /// One known peer.
 #[derive(Debug)]
 pub struct Peer {
@@ -65,6 +106,7 @@ pub struct Peer {
     pub(super) link: watch::Sender<Link>,
     pub(super) queue: mpsc::Sender<Wanted>,
     silent: AtomicBool,
+    older: AtomicBool,
     score: Mutex<Score>,
     tokens: Mutex<Vec<ShareToken>>,
     blobs: Kept,
@@ -170,6 +212,7 @@ impl Peers {
             link: watch::Sender::new(Link::First),
             queue,
             silent: AtomicBool::new(false),
+            older: AtomicBool::new(false),
             score: Mutex::default(),
             tokens: Mutex::default(),
             blobs: Default::default(),
@@ -197,6 +240,7 @@ impl Peers {
                     Ok(connection) => {
                         debug!("connected");
                         peer.silent.store(false, Ordering::Relaxed);
+                        peer.older.store(false, Ordering::Relaxed);
                         peer.link.send_replace(Link::Up(connection.clone()));
                         self.update_gauge();
                         lookup_client::serve(&peer, &connection, &mut wanted).await;
@@ -205,7 +249,13 @@ impl Peers {
                         debug!("connection lost");
                         Duration::from_millis(200)
                     }
-                    Err(fault) => {
+                    Err(ConnectFailure::OtherProtocols) => {
+                        debug!("it does not speak the lookup protocol");
+                        peer.older.store(true, Ordering::Relaxed);
+                        peer.link.send_replace(Link::Down);
+                        limits::OLDER_RECHECK
+                    }
+                    Err(ConnectFailure::Fault(fault)) => {
                         peer.link.send_replace(Link::Down);
                         self.fault(&peer, fault)
                     }
@@ -226,7 +276,7 @@ impl Peers {
     }
 
     /// Connects, from the start again where news of its addresses come meanwhile.
-    async fn connect_anew(&self, peer: &Peer) -> Result<Connection, Fault> {
+    async fn connect_anew(&self, peer: &Peer) -> Result<Connection, ConnectFailure> {
         loop {
             tokio::select! {
                 connected = self.connect(peer.id, super::lookup::ALPN) => return connected,
@@ -235,15 +285,20 @@ impl Peers {
         }
     }
 
-    async fn connect(&self, id: EndpointId, alpn: &[u8]) -> Result<Connection, Fault> {
+    /// Makes a connection for one protocol.
+    pub(super) async fn connect(
+        &self,
+        id: EndpointId,
+        alpn: &[u8],
+    ) -> Result<Connection, ConnectFailure> {
         let connecting = self.0.endpoint.connect(id, alpn);
         match timeout(self.0.connect_timeout, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 debug!(%error, "cannot connect");
-                Err(Fault::Disconnected)
+                Err(failure(&error))
             }
-            Err(_) => Err(Fault::Silent),
+            Err(_) => Err(ConnectFailure::Fault(Fault::Silent)),
         }
     }
 
@@ -320,7 +375,8 @@ impl Peers {
         {
             return Ok(connection.clone());
         }
-        let connection = self.connect(peer.id, alpn).await?;
+        let connecting = self.connect(peer.id, alpn).await;
+        let connection = connecting.map_err(ConnectFailure::fault)?;
         *slot = Some(connection.clone());
         Ok(connection)
     }
@@ -339,10 +395,14 @@ impl Peers {
 
     /// The peers worth asking now, best first, at most [`limits::LOOKUP_PEERS`].
     pub fn candidates(&self) -> Vec<Arc<Peer>> {
+        self.best(Peer::is_askable)
+    }
+
+    fn best(&self, is_candidate: impl Fn(&Peer, Instant) -> bool) -> Vec<Arc<Peer>> {
         let now = Instant::now();
         let mut found: Vec<(f64, Arc<Peer>)> = lock(&self.0.peers)
             .values()
-            .filter(|peer| peer.is_askable(now))
+            .filter(|peer| is_candidate(peer, now))
             .map(|peer| (peer.score(|score| score.value(now)), peer.clone()))
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -350,10 +410,17 @@ impl Peers {
         best.map(|(_, peer)| peer).collect()
     }
 
+    /// The peers that speak the older program's protocols alone and are worth asking now, best
+    /// first, at most [`limits::LOOKUP_PEERS`].
+    pub fn older_candidates(&self) -> Vec<Arc<Peer>> {
+        self.best(|peer, now| peer.is_older() && !peer.score(|score| score.is_backed_off(now)))
+    }
+
     /// How long a lookup of these peers may take: what their answers usually take at most.
     pub fn deadline(&self, asked: &[Arc<Peer>]) -> Duration {
         let slowest = asked
             .iter()
+            .chain(&self.older_candidates())
             .map(|peer| {
                 peer.score(|score| score.usual_latency())
                     .unwrap_or(limits::LOOKUP_DEADLINE_FIRST)
@@ -478,6 +545,11 @@ impl Peer {
         self.silent.load(Ordering::Relaxed)
     }
 
+    /// Whether it refused the lookup protocol when it was connected to last.
+    pub fn is_older(&self) -> bool {
+        self.older.load(Ordering::Relaxed)
+    }
+
     fn is_up(&self) -> bool {
         matches!(*self.link.borrow(), Link::Up(_))
     }
@@ -519,6 +591,7 @@ impl Peer {
                 "country": Value::Null,
                 "connected": matches!(link, Link::Up(_)),
                 "silent": self.is_silent(),
+                "older": self.is_older(),
                 "path": path.as_ref().map(|(relayed, ..)| if *relayed { "relayed" } else { "direct" }),
                 "address": path.as_ref().map(|(_, addr, _)| addr.clone()),
                 "rtt_ms": path.as_ref().map(|(.., rtt)| rtt.as_secs_f64() * 1000.0),

@@ -487,7 +487,7 @@ pub fn address_in(ticket: &str) -> EndpointAddr {
     ticket.addr
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     install_tls_provider();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -496,7 +496,7 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-async fn bind() -> Endpoint {
+pub(super) async fn bind() -> Endpoint {
     Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
         .portmapper_config(PortmapperConfig::Disabled)
@@ -508,7 +508,7 @@ async fn bind() -> Endpoint {
         .expect("a free port")
 }
 
-fn loopback(endpoint: &Endpoint) -> SocketAddr {
+pub(super) fn loopback(endpoint: &Endpoint) -> SocketAddr {
     endpoint
         .bound_sockets()
         .into_iter()

@@ -295,6 +295,13 @@ impl NixStore {
         );
     }
 
+    /// The one signature of `store_path`, as a narinfo has it.
+    pub fn signature(&self, store_path: &str) -> String {
+        let printed = run_ok(self.nix(&["path-info", "--sigs"]).arg(store_path));
+        let signature = printed.split_whitespace().find(|word| word.contains("=="));
+        signature.expect("a signature").to_owned()
+    }
+
     /// Asks the real Nix to substitute `store_path` from `substituters`, trusting `keys`.
     pub fn try_substitute(
         &self,

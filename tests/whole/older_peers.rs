@@ -6,17 +6,21 @@ use std::{
 };
 
 use iroh::{EndpointAddr, TransportAddr};
-use peerix::peer::older::{nar, narinfo};
+use peerix::{
+    narinfo::older::nar_name,
+    peer::older::{nar, narinfo},
+};
 use peerix_store::nix::{NarInfo, StorePath};
 
 use crate::support::{
     hostile::{Client, address_in},
     nix_store::{Key, NixStore, PathSpec, hash_part},
-    older,
-    peer::PeerOptions,
+    older::{self, OlderFault, OlderPeer, PlayedOlder},
+    peer::{Peer, PeerOptions, field},
     shapes::edge_shapes,
     text_of,
     tree::Node,
+    wait_for,
 };
 
 /// What `peer` answers to `question`, read only after `pause`.
@@ -38,7 +42,7 @@ fn ask(
 }
 
 fn url_of(path: &str) -> String {
-    nar::url(&StorePath::from_absolute_path(path.as_bytes()).expect("a store path"))
+    nar_name(&StorePath::from_absolute_path(path.as_bytes()).expect("a store path"))
 }
 
 /// A NAR as the older protocol frames it.
@@ -242,4 +246,175 @@ fn socket_of(address: &EndpointAddr) -> String {
         _ => None,
     });
     socket.expect("a socket's address")
+}
+
+/// A narinfo as an older peer tells it of a path of `store`.
+fn older_narinfo(store: &NixStore, path: &str, key: Option<&Key>) -> String {
+    let nar_size = store.dump(path).len();
+    let mut text = format!(
+        "StorePath: {path}\nURL: {}\nCompression: none\nNarHash: {}\nNarSize: {nar_size}\n",
+        url_of(path),
+        store.nar_hash(path),
+    );
+    let references = store.references(path);
+    if !references.is_empty() {
+        let names = references
+            .iter()
+            .map(|path| path.trim_start_matches("/nix/store/"));
+        text += &format!("References: {}\n", names.collect::<Vec<_>>().join(" "));
+    }
+    if let Some(key) = key {
+        store.sign(key, &[path]);
+        text += &format!("Sig: {}\n", store.signature(path));
+    }
+    text
+}
+
+#[test]
+fn an_older_peer_s_path_is_told_of_if_a_trusted_key_signed_it() {
+    let key = Key::generate("trusted-1");
+    let a = NixStore::new();
+    let path = a.add(PathSpec::new("signed", Node::random(60_000, "signed")));
+    let narinfo = older_narinfo(&a, &path, Some(&key));
+    let server = PlayedOlder::serve(&narinfo, a.dump(&path), OlderFault::None);
+    let c = NixStore::new();
+    let stranger = PeerOptions::new(&c).flag("peer", &server.address()).start();
+    let b = NixStore::new();
+    let peer = PeerOptions::new(&b)
+        .flag("peer", &server.address())
+        .trust(&key.public)
+        .start();
+    let told = peer.wait_for_narinfo(&path);
+    assert_eq!(field(&told, "StorePath"), Some(path.as_str()));
+    wait_for("a question of the stranger", || {
+        let answer = stranger.narinfo(&path);
+        assert_eq!(answer.status, 404);
+        (stranger.metric("peerix_peer_faults_total")? > 0.0).then_some(())
+    });
+    // A path that it does not have is a miss, and costs it nothing.
+    let other = a.add(PathSpec::new("other", Node::text("other")));
+    let asked = server.asked();
+    assert_eq!(peer.narinfo(&other).status, 404);
+    assert!(server.asked() > asked);
+    let row = &peer.json(&["peers"])["peers"][0];
+    assert_eq!(row["older"], true, "{row}");
+    assert_eq!(row["reputation"]["failed"], 0, "{row}");
+}
+
+#[test]
+fn a_silent_older_peer_costs_lookups_little_and_is_left_alone() {
+    let a = NixStore::new();
+    let path = a.add(PathSpec::new("silent", Node::text("silent")));
+    let narinfo = older_narinfo(&a, &path, None);
+    let server = PlayedOlder::serve(&narinfo, a.dump(&path), OlderFault::SilentAtOnce);
+    let b = NixStore::new();
+    let peer = PeerOptions::new(&b).flag("peer", &server.address()).start();
+    wait_for("a question", || {
+        let asked = Instant::now();
+        assert_eq!(peer.narinfo(&path).status, 404);
+        assert!(asked.elapsed() < Duration::from_secs(5));
+        (server.asked() > 0).then_some(())
+    });
+    wait_for("that it is left alone", || {
+        let row = &peer.json(&["peers"])["peers"][0];
+        (row["reputation"]["backed_off"] == true).then_some(())
+    });
+}
+
+/// Two peers of `b`: one that misbehaves, one that does not.
+fn with_two(size: u64, fault: OlderFault) -> (NixStore, String, Vec<u8>, Peer, [PlayedOlder; 2]) {
+    let key = Key::generate("trusted-1");
+    let a = NixStore::new();
+    let path = a.add(PathSpec::new(
+        "taken-over",
+        Node::random(size, "taken-over"),
+    ));
+    let narinfo = older_narinfo(&a, &path, Some(&key));
+    let servers =
+        [fault, OlderFault::None].map(|fault| PlayedOlder::serve(&narinfo, a.dump(&path), fault));
+    let b = NixStore::new();
+    let peer = PeerOptions::new(&b)
+        .flag("peer", &servers[0].address())
+        .flag("peer", &servers[1].address())
+        .trust(&key.public)
+        .start();
+    wait_for("both servers", || {
+        let older = peer.json(&["peers"])["peers"].as_array()?.clone();
+        older.iter().all(|row| row["older"] == true).then_some(())
+    });
+    (b, path.clone(), a.dump(&path), peer, servers)
+}
+
+#[test]
+fn the_real_nix_substitutes_what_an_older_peer_has() {
+    let key = Key::generate("trusted-1");
+    let a = NixStore::new();
+    let path = a.add(PathSpec::new("substituted", Node::random(5_000_000, "sub")));
+    let narinfo = older_narinfo(&a, &path, Some(&key));
+    let server = PlayedOlder::serve(&narinfo, a.dump(&path), OlderFault::None);
+    let b = NixStore::new();
+    let peer = PeerOptions::new(&b)
+        .flag("peer", &server.address())
+        .trust(&key.public)
+        .start();
+    peer.wait_for_narinfo(&path);
+    b.substitute(&path, &[peer.url()], &[&key.public]);
+    b.verify_contents();
+    let row = &peer.json(&["peers"])["peers"][0];
+    assert_eq!(row["bytes_received"], a.dump(&path).len() as u64, "{row}");
+}
+
+#[test]
+fn an_older_peer_that_fails_is_replaced_by_another() {
+    for size in [60_000, 6_000_000] {
+        for fault in [
+            OlderFault::Length,
+            OlderFault::LeavesHalfWay,
+            OlderFault::SilentHalfWay,
+        ] {
+            let (_b, path, nar, peer, _servers) = with_two(size, fault);
+            let got = peer.get(&peer.nar_target(&path));
+            assert_eq!(got.status, 200, "{fault:?} {size}");
+            assert!(got.complete && got.body == nar, "{fault:?} {size}");
+        }
+    }
+}
+
+#[test]
+fn wrong_bytes_of_an_older_peer_never_end_a_nar() {
+    for size in [60_000, 6_000_000] {
+        let (_b, path, nar, peer, _servers) = with_two(size, OlderFault::FlipBit);
+        let target = peer.nar_target(&path);
+        wait_for("the right NAR", || {
+            let got = peer.get(&target);
+            assert!(
+                !got.complete || got.status != 200 || got.body == nar,
+                "{size}"
+            );
+            (got.status == 200 && got.complete).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_server_on_iroh_s_python_bindings_gives_its_path_to_the_real_nix() {
+    let Some(python) = older::python() else {
+        return;
+    };
+    let key = Key::generate("trusted-1");
+    let a = NixStore::new();
+    let path = a.add(PathSpec::new("served", Node::random(3_000_000, "served")));
+    let files = tempfile::tempdir().expect("a temporary directory");
+    let (narinfo, nar) = (files.path().join("narinfo"), files.path().join("nar"));
+    fs::write(&narinfo, older_narinfo(&a, &path, Some(&key))).expect("our own directory");
+    fs::write(&nar, a.dump(&path)).expect("our own directory");
+    let server = OlderPeer::serve(python, &narinfo, &nar);
+    let b = NixStore::new();
+    let peer = PeerOptions::new(&b)
+        .flag("peer", server.address())
+        .trust(&key.public)
+        .start();
+    peer.wait_for_narinfo(&path);
+    b.substitute(&path, &[peer.url()], &[&key.public]);
+    b.verify_contents();
 }

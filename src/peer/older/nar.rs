@@ -5,18 +5,22 @@
 //! ← length, 8 bytes big-endian | the NAR, uncompressed
 //! ```
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::time::Instant;
+
 use futures_util::StreamExt as _;
 use iroh::{
     endpoint::{Connection, SendStream},
     protocol::{AcceptError, ProtocolHandler},
 };
-use peerix_store::nix::{StorePath, StorePathHash};
+use peerix_store::{
+    NarState,
+    nix::{StorePath, StorePathHash},
+};
 use tokio::time::timeout;
 use tracing::{Instrument, debug, debug_span};
 
 use super::{Older, ServeError};
-use crate::{limits, peer::provider::is_public};
+use crate::{limits, narinfo::older::store_path_of_nar_name, peer::provider::is_public};
 
 /// The protocol's name, first that on the wire of the older program, then that of its documents.
 pub const ALPNS: [&[u8]; 2] = [b"peerix/nar/1", b"/peerix/nar/1.0.0"];
@@ -56,11 +60,20 @@ impl NarServer {
             .filter(|nar| nar.info.store_path == path)
             .filter(|nar| older.offer.is_offered(&older.store, &nar.info))
             .ok_or(ServeError::NotOffered)?;
+        let peer = connection.remote_id();
+        // Sending it for the first time hashes it too.
+        let is_hashed = matches!(nar.state, NarState::Ready(_));
+        if !is_hashed
+            && !older
+                .budgets
+                .may_hash(peer, nar.info.nar_size, Instant::now())
+        {
+            return Err(ServeError::Busy);
+        }
         let _kept = older.store.keep_while_read(&nar);
         let reader = older.store.open_nar(path_hash).await;
         let reader = reader.map_err(|_| ServeError::NotOffered)?;
         let size = reader.size();
-        let peer = connection.remote_id();
         let public = is_public(connection);
         let piece = older.uploads.piece(public);
 
@@ -104,19 +117,9 @@ async fn write(send: &mut SendStream, bytes: &[u8]) -> Result<(), ServeError> {
         .map_err(|_| ServeError::Gone)
 }
 
-/// The URL that stands for a store path.
-#[must_use]
-pub fn url(path: &StorePath) -> String {
-    let encoded = STANDARD.encode(path.to_absolute_path());
-    format!("{}.nar", encoded.replace('/', "_"))
-}
-
-/// The store path of a URL, with or without its suffix.
-fn path_of(url: &[u8]) -> Option<StorePath> {
-    let text = std::str::from_utf8(url).ok()?.trim();
-    let encoded = text.strip_suffix(".nar").unwrap_or(text).replace('_', "/");
-    let path = STANDARD.decode(encoded).ok()?;
-    StorePath::from_absolute_path(&path).ok()
+/// The store path of a question.
+fn path_of(question: &[u8]) -> Option<StorePath> {
+    store_path_of_nar_name(std::str::from_utf8(question).ok()?.trim())
 }
 
 #[cfg(test)]
@@ -124,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::narinfo::older::nar_name;
 
     const PATH: &str = "/nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-python3.12-json";
     const URL: &str =
@@ -132,36 +136,20 @@ mod tests {
     #[test]
     fn a_url_is_the_recorded_one() {
         let path = StorePath::from_absolute_path(PATH.as_bytes()).unwrap();
-        assert_eq!(url(&path), URL);
-        assert_eq!(path_of(URL.as_bytes()), Some(path.clone()));
-        assert_eq!(path_of(URL.trim_end_matches(".nar").as_bytes()), Some(path));
+        assert_eq!(nar_name(&path), URL);
+        assert_eq!(path_of(URL.as_bytes()), Some(path));
     }
 
     #[test]
     fn a_path_with_a_slash_in_its_base64_survives() {
         let path = StorePath::from_parts([255; 20], "a?x=1").unwrap();
-        assert_eq!(path_of(url(&path).as_bytes()), Some(path));
-    }
-
-    #[test]
-    fn what_is_no_store_path_is_refused() {
-        for path in [
-            "",
-            "/",
-            "/etc/passwd",
-            "/nix/store/../../etc/passwd",
-            "/nix/store/17bh691vzkqk8hv1i7xiaqff85b85br3-a/b",
-            "17bh691vzkqk8hv1i7xiaqff85b85br3-a",
-        ] {
-            let url = STANDARD.encode(path).replace('/', "_");
-            assert_eq!(path_of(url.as_bytes()), None, "{path}");
-        }
+        assert_eq!(path_of(nar_name(&path).as_bytes()), Some(path));
     }
 
     proptest! {
         #[test]
-        fn no_question_panics(url in proptest::collection::vec(any::<u8>(), 0..1024)) {
-            let _ = path_of(&url);
+        fn no_question_panics(question in proptest::collection::vec(any::<u8>(), 0..1024)) {
+            let _ = path_of(&question);
         }
     }
 }

@@ -5,8 +5,6 @@
 //! ← "NOTFOUND", or narinfo text
 //! ```
 
-use std::fmt::Write as _;
-
 use iroh::{
     endpoint::{Connection, SendStream},
     protocol::{AcceptError, ProtocolHandler},
@@ -15,14 +13,14 @@ use peerix_store::nix::{PathInfo, StorePathHash};
 use tokio::time::timeout;
 use tracing::{Instrument, debug, debug_span};
 
-use super::{Older, ServeError, nar};
-use crate::{limits, narinfo::well_formed_signatures, trust::proven_content_address};
+use super::{Older, ServeError};
+use crate::{limits, narinfo::older::local_narinfo_text};
 
 /// The protocol's name, first that on the wire of the older program, then that of its documents.
 pub const ALPNS: [&[u8]; 2] = [b"peerix/narinfo/1", b"/peerix/narinfo/1.0.0"];
 
 /// The answer for a path that is not here, or not offered.
-const NOT_FOUND: &[u8] = b"NOTFOUND";
+pub(super) const NOT_FOUND: &[u8] = b"NOTFOUND";
 
 /// Answers askers of narinfos.
 #[derive(Debug, Clone)]
@@ -81,42 +79,18 @@ impl ProtocolHandler for NarInfoServer {
     }
 }
 
-/// The narinfo as the older program writes it, with its own URLs; `CA` is ours.
+/// The narinfo as the older program writes it for a peer: its URL is the NAR's name alone.
 fn text(info: &PathInfo) -> String {
-    let mut text = String::with_capacity(512);
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "StorePath: {}\nURL: {}\nCompression: none\nNarHash: {}\nNarSize: {}\n",
-        info.store_path.to_absolute_path(),
-        nar::url(&info.store_path),
-        info.nar_hash,
-        info.nar_size,
-    );
-    if !info.references.is_empty() {
-        text.push_str("References:");
-        for reference in &info.references {
-            text.push(' ');
-            text.push_str(&reference.to_basename());
-        }
-        text.push('\n');
-    }
-    if let Some(deriver) = &info.deriver {
-        let _ = writeln!(text, "Deriver: {}", deriver.to_basename());
-    }
-    for signature in well_formed_signatures(&info.signatures) {
-        let _ = writeln!(text, "Sig: {signature}");
-    }
-    if let Some(content_address) = proven_content_address(info) {
-        let _ = writeln!(text, "CA: {content_address}");
-    }
-    text
+    local_narinfo_text(info).replacen("\nURL: local/nar/", "\nURL: ", 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::testing::{SOURCE, path_info};
+    use crate::{
+        narinfo::older::nar_name,
+        trust::testing::{SOURCE, path_info},
+    };
 
     #[test]
     fn the_text_says_the_same_as_the_real_nix_s() {
@@ -125,7 +99,7 @@ mod tests {
         assert_eq!(ours.store_path(), &info.store_path);
         assert_eq!(ours.references(), &info.references);
         assert_eq!(ours.nar_size(), info.nar_size);
-        assert_eq!(ours.url(), nar::url(&info.store_path));
+        assert_eq!(ours.url(), nar_name(&info.store_path));
         assert_eq!(ours.compression().as_str(), "none");
     }
 }

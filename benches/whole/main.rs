@@ -16,6 +16,7 @@ mod support;
 
 mod closure;
 mod hashing;
+mod lan;
 mod measure;
 mod own_store;
 mod peer;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 14] = [
+    let sections: [(&str, fn()); 15] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("providers", providers::run),
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ("reading", store::run_reading),
         ("requesters", store::run_requesters),
         ("start", store::run_start),
+        ("lan", lan::run),
         ("wire", wire::run),
     ];
     if let Some(unknown) = wanted

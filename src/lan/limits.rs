@@ -31,7 +31,7 @@ pub const MDNS_FIRST_QUERIES: [Duration; 3] = [
     Duration::from_millis(2500),
 ];
 
-/// On a new network, or under a new address, a host says so again after these: a message may be
+/// On a new network, or under a new address, a host says so again then: a message may be
 /// lost, and news that come fast after others are not believed.
 pub const MDNS_FIRST_ANNOUNCEMENTS: [Duration; 2] =
     [Duration::from_millis(1100), Duration::from_millis(3000)];
@@ -47,6 +47,12 @@ pub const MDNS_ANSWER_DELAY: Duration = Duration::from_millis(100);
 
 /// How often the machine's interfaces are looked at where the system told of no change.
 pub const INTERFACES_INTERVAL: Duration = Duration::from_secs(4);
+
+/// How soon and how often they are looked at again after a change: another may follow.
+pub const INTERFACES_SOON: Duration = Duration::from_millis(500);
+
+/// See [`INTERFACES_SOON`].
+pub const INTERFACES_LOOKS: u32 = 4;
 
 /// Interfaces that are taken part on at once; a host of containers may have hundreds.
 pub const INTERFACES: usize = 32;
@@ -67,7 +73,10 @@ pub const ANSWERS_AT_ONCE: usize = 32;
 /// Questions of our own that wait for answers at once; Nix asks 25 at a time.
 pub const QUESTIONS: usize = 256;
 
-/// How long a question waits for its first answer: with the rest of a lookup it stays under the
+/// What a wait for an answer is at the least, however fast they were: hosts are busy now and then.
+pub const ANSWER_WAIT_LEAST: Duration = Duration::from_millis(10);
+
+/// How long a question waits for its first answer while it is not known how long those take: with the rest of a lookup it stays under the
 /// 50 ms that the older program waits.
 pub const ANSWER_WAIT: Duration = Duration::from_millis(40);
 

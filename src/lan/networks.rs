@@ -167,6 +167,8 @@ pub async fn watch(stop: CancellationToken) -> Networks {
     tokio::spawn(async move {
         use iroh::Watcher as _;
         let monitor = Monitor::new().await.ok();
+        // Addresses change in rows, and the system may tell of the first alone.
+        let mut looks_soon = 0u32;
         let mut told = monitor.as_ref().map(Monitor::interface_state);
         loop {
             let news = async {
@@ -178,14 +180,19 @@ pub async fn watch(stop: CancellationToken) -> Networks {
                     std::future::pending().await
                 }
             };
+            let pause = match looks_soon {
+                0 => limits::INTERFACES_INTERVAL,
+                _ => limits::INTERFACES_SOON,
+            };
+            looks_soon = looks_soon.saturating_sub(1);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sender.closed() => return,
                 () = news => {}
-                () = tokio::time::sleep(limits::INTERFACES_INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             let networks = Arc::new(read().await);
-            sender.send_if_modified(|known| {
+            let has_changed = sender.send_if_modified(|known| {
                 let is_new = **known != *networks;
                 if is_new {
                     debug!(?networks, "the local networks changed");
@@ -193,6 +200,9 @@ pub async fn watch(stop: CancellationToken) -> Networks {
                 }
                 is_new
             });
+            if has_changed {
+                looks_soon = limits::INTERFACES_LOOKS;
+            }
         }
     });
     Networks(receiver)

@@ -11,6 +11,7 @@ pub mod http;
 pub mod network;
 pub mod nix_store;
 pub mod older;
+pub mod older_peer;
 pub mod peer;
 pub mod shapes;
 pub mod static_cache;

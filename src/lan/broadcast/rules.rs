@@ -66,6 +66,8 @@ pub struct Rules {
     each: RateLimiter<Ipv4Addr, HashMapStateStore<Ipv4Addr>, SetClock>,
     all: RateLimiter<NotKeyed, InMemoryState, SetClock>,
     heard_at: Option<Instant>,
+    /// Mean and deviation of how long answers took.
+    usual: Option<(Duration, Duration)>,
     /// Questions since the last answer, or since the first ever.
     silent: u32,
     sent_at: Option<Instant>,
@@ -76,6 +78,7 @@ struct Question {
     /// The networks that it was sent to.
     asked: Vec<Ipv4Net>,
     answers: usize,
+    sent_at: Instant,
     late_after: Instant,
 }
 
@@ -99,6 +102,7 @@ impl Rules {
             ),
             clock,
             heard_at: None,
+            usual: None,
             silent: 0,
             sent_at: None,
         }
@@ -107,6 +111,7 @@ impl Rules {
     /// The networks are these from now on. Who answered on others may be gone.
     pub fn networks(&mut self, networks: Arc<Vec<LocalNetwork>>) {
         if self.networks != networks {
+            self.usual = None;
             self.networks = networks;
             self.silent = 0;
         }
@@ -169,6 +174,14 @@ impl Rules {
             return Action::Drop("surplus");
         }
         question.answers += 1;
+        let took = now.saturating_duration_since(question.sent_at);
+        self.usual = Some(match self.usual {
+            None => (took, took / 2),
+            Some((mean, deviation)) => {
+                let off = mean.abs_diff(took);
+                ((mean * 7 + took) / 8, (deviation * 3 + off) / 4)
+            }
+        });
         self.heard_at = Some(now);
         self.silent = 0;
         Action::Found {
@@ -192,7 +205,7 @@ impl Rules {
         if is_heard || self.silent < limits::SILENT_QUESTIONS {
             self.silent = self.silent.saturating_add(1);
             self.sent_at = Some(now);
-            return Asking::Wait(limits::ANSWER_WAIT);
+            return Asking::Wait(self.wait());
         }
         let is_due = self
             .sent_at
@@ -202,6 +215,14 @@ impl Rules {
         }
         self.sent_at = Some(now);
         Asking::DontWait
+    }
+
+    /// How long answers usually take at most. Late ones count, so that it grows again.
+    fn wait(&self) -> Duration {
+        let usual = self.usual.map(|(mean, deviation)| mean + deviation * 4);
+        usual.map_or(limits::ANSWER_WAIT, |usual| {
+            usual.clamp(limits::ANSWER_WAIT_LEAST, limits::ANSWER_WAIT)
+        })
     }
 
     /// Notes a question under a random `id`; returns the datagram and where it goes.
@@ -226,6 +247,7 @@ impl Rules {
             path_hash,
             asked,
             answers: 0,
+            sent_at: now,
             late_after: now + limits::SILENT_INTERVAL,
         };
         self.questions.insert(id, question);

@@ -15,8 +15,11 @@ pub struct Rules(HashMap<u32, Schedule>);
 struct Schedule {
     ask_at: Instant,
     asked: usize,
+    /// An answer that is due, or the first announcement.
     announce_at: Option<Instant>,
-    announced: usize,
+    joined_at: Instant,
+    /// Further announcements of a newcomer that went out.
+    repeated: usize,
     announced_at: Option<Instant>,
 }
 
@@ -36,7 +39,8 @@ impl Rules {
             ask_at: now,
             asked: 0,
             announce_at: Some(now),
-            announced: 0,
+            joined_at: now,
+            repeated: 0,
             announced_at: None,
         };
         self.0.insert(network, schedule);
@@ -67,10 +71,12 @@ impl Rules {
     pub fn due(&mut self, now: Instant, random: u32) -> Vec<Action> {
         let mut actions = Vec::new();
         for (network, schedule) in &mut self.0 {
-            if schedule.announce_at.is_some_and(|at| at <= now) {
-                let again = limits::MDNS_FIRST_ANNOUNCEMENTS.get(schedule.announced);
-                schedule.announce_at = again.map(|pause| now + *pause);
-                schedule.announced = schedule.announced.saturating_add(1);
+            let is_repeated = schedule.repeat_at().is_some_and(|at| at <= now);
+            if is_repeated {
+                schedule.repeated += 1;
+            }
+            if is_repeated || schedule.announce_at.is_some_and(|at| at <= now) {
+                schedule.announce_at = None;
                 schedule.announced_at = Some(now);
                 actions.push(Action::Announce(*network));
             }
@@ -90,11 +96,22 @@ impl Rules {
 
     /// When something is due next.
     pub fn next(&self) -> Option<Instant> {
-        let times = self
-            .0
-            .values()
-            .flat_map(|schedule| std::iter::once(schedule.ask_at).chain(schedule.announce_at));
-        times.min()
+        let times = self.0.values().flat_map(|schedule| {
+            [
+                Some(schedule.ask_at),
+                schedule.announce_at,
+                schedule.repeat_at(),
+            ]
+        });
+        times.flatten().min()
+    }
+}
+
+impl Schedule {
+    /// When a newcomer says again that it is there.
+    fn repeat_at(&self) -> Option<Instant> {
+        let pause = limits::MDNS_FIRST_ANNOUNCEMENTS.get(self.repeated)?;
+        Some(self.joined_at + *pause)
     }
 }
 
@@ -147,6 +164,18 @@ mod tests {
                 .count();
         }
         assert!((20..=28).contains(&announced), "{announced}");
+    }
+
+    #[test]
+    fn a_newcomer_says_so_again_whatever_it_is_asked_meanwhile() {
+        let (mut rules, start) = (Rules::default(), Instant::now());
+        rules.joined(1, start);
+        rules.due(start, 0);
+        rules.asked(1, start + Duration::from_millis(100), 0);
+        rules.due(start + Duration::from_millis(500), 0);
+        for pause in limits::MDNS_FIRST_ANNOUNCEMENTS {
+            assert!(rules.due(start + pause, 0).contains(&Action::Announce(1)));
+        }
     }
 
     #[test]

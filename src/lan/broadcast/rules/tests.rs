@@ -154,10 +154,29 @@ fn a_network_where_nobody_answers_is_soon_not_waited_for() {
     let answer = rules.handle(&response(7777, 1), from("10.77.0.5:12304"), now);
     assert!(matches!(answer, Action::Found { .. }));
     for _ in 0..20 {
-        assert_eq!(rules.asking(now), Asking::Wait(limits::ANSWER_WAIT));
+        assert_eq!(rules.asking(now), Asking::Wait(limits::ANSWER_WAIT_LEAST));
     }
     now += limits::HEARD_AGE;
-    assert_ne!(rules.asking(now), Asking::Wait(limits::ANSWER_WAIT));
+    assert!(!matches!(rules.asking(now), Asking::Wait(_)));
+}
+
+#[test]
+fn the_wait_follows_how_long_answers_take() {
+    let mut now = Instant::now();
+    let mut rules = rules(now);
+    for (id, milliseconds) in [(1, 20), (2, 22), (3, 500), (4, 500)] {
+        rules.ask(id, path_hash(1), now);
+        now += Duration::from_millis(milliseconds);
+        rules.handle(&response(id, 1), from("10.77.0.5:12304"), now);
+        let Asking::Wait(wait) = rules.asking(now) else {
+            panic!("heard")
+        };
+        assert!(
+            (limits::ANSWER_WAIT_LEAST..=limits::ANSWER_WAIT).contains(&wait),
+            "{wait:?}"
+        );
+        assert!(wait >= Duration::from_millis(milliseconds).min(limits::ANSWER_WAIT));
+    }
 }
 
 #[test]

@@ -157,19 +157,10 @@ fn features_that_are_not_there_yet_are_named() {
         fails_saying(&mut options.command(home.path(), &state), &[name]);
         assert!(!state.join("http_address").exists());
     };
-    refused(
-        PeerOptions::new(&a).switch("lan-discovery"),
-        "lan-discovery",
-    );
-    refused(PeerOptions::new(&a).flag("mode", "lan"), "mode");
     refused(PeerOptions::new(&a).flag("swarm", "friends"), "swarm");
     refused(
         PeerOptions::new(&a).flag("quota-per-day", "1GB"),
         "quota-per-day",
-    );
-    refused(
-        PeerOptions::new(&a).flag("wire-compression", "3"),
-        "wire-compression",
     );
     refused(
         PeerOptions::new(&a).replace_flag("tracker", "http://127.0.0.1:1"),

@@ -17,6 +17,7 @@ mod get;
 mod key;
 mod logging;
 mod output;
+mod pause;
 mod progress;
 mod report;
 mod share;
@@ -84,6 +85,10 @@ enum Command {
     Peers(DaemonChoice),
     /// Have the daemon look through the whole store now, or pause its hashing in the background
     Scan(store::ScanArgs),
+    /// Upload nothing for a while
+    Pause(pause::PauseArgs),
+    /// Upload again
+    Resume(DaemonChoice),
     /// Read again all that the daemon holds, and drop what is gone or wrong
     Verify(DaemonChoice),
     /// Forget the hashes of store paths, and remove what was downloaded of them
@@ -107,8 +112,6 @@ enum Command {
     Top(NotYet),
     #[command(hide = true)]
     Why(NotYet),
-    #[command(hide = true)]
-    Pause(NotYet),
     #[command(hide = true)]
     Doctor(NotYet),
 }
@@ -202,6 +205,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Status(choice) => with_client(&choice, report::status(&choice)),
         Command::Peers(choice) => with_client(&choice, report::peers(&choice)),
         Command::Scan(args) => with_client(&args.daemon, store::scan(&args)),
+        Command::Pause(args) => with_client(&args.daemon, pause::pause(&args)),
+        Command::Resume(choice) => with_client(&choice, pause::resume(&choice)),
         Command::Verify(choice) => with_client(&choice, store::verify(&choice)),
         Command::Forget(args) => with_client(&args.daemon, store::forget(&args)),
         Command::Store(args) => match args.command {
@@ -211,7 +216,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Run(_) => not_yet("run"),
         Command::Top(_) => not_yet("top"),
         Command::Why(_) => not_yet("why"),
-        Command::Pause(_) => not_yet("pause"),
         Command::Doctor(_) => not_yet("doctor"),
     }
 }

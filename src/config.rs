@@ -18,7 +18,10 @@ use std::{
 use iroh::{EndpointAddr, EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
-use crate::offer::{Announce, Filter, rules::Patterns};
+use crate::{
+    offer::{Announce, Filter, rules::Patterns},
+    peer::gate::UploadRules,
+};
 
 pub mod error;
 pub mod file;
@@ -134,6 +137,8 @@ pub struct Config {
     pub upload_limit: Option<u64>,
     /// Upload limit for each peer in bytes a second; as `upload_limit`.
     pub upload_limit_per_peer: Option<u64>,
+    /// Whether and how much is uploaded.
+    pub uploads: UploadRules,
     /// Bytes of NARs that peers may have hashed in a day.
     pub hash_per_day: u64,
     /// Disk space in bytes for downloads that are not in Nix's store.

@@ -64,6 +64,10 @@ pub trait Operations: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>>;
     /// Pauses hashing in the background, or lets it go on.
     fn pause(&self, pause: bool) -> BoxFuture<'_, ()>;
+    /// Uploads nothing for so many seconds, or until it is resumed.
+    fn pause_uploads(&self, seconds: Option<u64>) -> BoxFuture<'_, ()>;
+    /// Uploads again.
+    fn resume_uploads(&self) -> BoxFuture<'_, ()>;
     /// Reads everything again that the index claims.
     fn verify(
         &self,
@@ -113,6 +117,9 @@ pub enum Progress {
     Scanning {
         /// Paths seen so far.
         paths: u64,
+        /// Paths that there were the last time, while fewer were seen.
+        #[serde(default)]
+        expected: Option<u64>,
     },
     /// The key is trusted from now on.
     Trusted,
@@ -272,6 +279,12 @@ struct ForgetRequest {
 #[derive(Debug, Serialize, Deserialize)]
 struct PauseRequest {
     pause: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PauseUploadsRequest {
+    pause: bool,
+    seconds: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

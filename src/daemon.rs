@@ -1,5 +1,7 @@
 //! The daemon: one owner for every task, started in order and stopped in reverse.
 
+mod asking;
+mod keeping;
 mod listen;
 mod node;
 mod protocols;
@@ -8,7 +10,10 @@ mod sharing;
 
 pub(crate) use sharing::default_key_name;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::Context;
 use iroh::address_lookup::MemoryLookup;
@@ -27,16 +32,19 @@ use crate::{
     http::{self, HttpState, StatusSource},
     lan, limits,
     lookup::Lookup,
+    machine,
     metrics::Metrics,
-    offer::{Announce, Filter, OfferPolicy, OfferRules},
+    offer::{Announce, Filter, OfferPolicy, OfferRules, public::PublicPaths},
     peer::{
         self,
         admission::Admission,
         budget::Budgets,
+        gate::UploadGate,
         older::source::OlderPeers,
         open::OpenConnections,
         peers::{Peers, Reach},
         rate::UploadLimits,
+        reputation,
     },
     service::Service,
     share,
@@ -105,15 +113,18 @@ pub async fn run(
     .await?;
     let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
     let trust = trusting();
-    let offer = Arc::new(OfferPolicy::new(OfferRules {
-        filter: config.filter,
-        excluded: config.excluded.clone(),
-        public_cache_keys: config.public_cache_keys.clone(),
-        // Not what is trusted for the time of a command.
-        trust: trusting(),
-        signing,
-        announce: config.announce.unwrap_or(Announce::All),
-    }));
+    let offer = Arc::new(OfferPolicy::remembering(
+        OfferRules {
+            filter: config.filter,
+            excluded: config.excluded.clone(),
+            public_cache_keys: config.public_cache_keys.clone(),
+            // Not what is trusted for the time of a command.
+            trust: trusting(),
+            signing,
+            announce: config.announce.unwrap_or(Announce::All),
+        },
+        PublicPaths::read(&state_dir),
+    ));
     hide_private_shares(&state_dir, &store, &offer).await?;
     let reach = match config.mode {
         Mode::Lan => Reach::LocalNetwork,
@@ -128,9 +139,12 @@ pub async fn run(
         config.wire_compression,
         metrics.clone(),
     );
+    let gate = UploadGate::new(config.uploads, keeping::uploads(&state_dir));
+    gate.observe(gate.machine(), jiff::ZonedDateTime::now().date());
     let upload = Arc::new(UploadLimits::new(
         config.upload_limit,
         config.upload_limit_per_peer,
+        gate.clone(),
     ));
     let served = Served::new(
         store.clone(),
@@ -140,7 +154,10 @@ pub async fn run(
     );
     let tasks = TaskTracker::new();
     let networks = match config.lan_discovery {
-        true => Some(lan::networks::watch(stop.clone()).await),
+        true => {
+            let networks = lan::networks::watch(stop.clone()).await;
+            Some(networks.hidden_while(gate.among_strangers(), stop.clone()))
+        }
         false => None,
     };
     // Peers first, the upstream last.
@@ -181,6 +198,11 @@ pub async fn run(
         metrics.clone(),
         sources,
     );
+    peers.remember(reputation::read(
+        &state_dir,
+        Instant::now(),
+        SystemTime::now(),
+    ));
     let protocols = Protocols {
         store: &store,
         offer: &offer,
@@ -213,6 +235,7 @@ pub async fn run(
         served,
         mode: config.mode,
         lan_discovery: config.lan_discovery,
+        gate: gate.clone(),
     }));
     let state =
         HttpState::new(node.clone(), metrics, node.clone(), config.priority).on_networks(networks);
@@ -230,6 +253,22 @@ pub async fn run(
             tracing::error!(%error, "the control socket ended");
         }
     });
+    tasks.spawn(machine::watch(gate.clone(), stop.clone()));
+    tasks.spawn(keeping::keep(
+        state_dir.clone(),
+        gate,
+        peers.clone(),
+        stop.clone(),
+    ));
+    if !config.upstream_caches.is_empty() && !config.no_verify {
+        let upstream = upstream.clone();
+        node.waiting.want();
+        let (node, stop) = (node.clone(), stop.clone());
+        tasks.spawn(async move {
+            let asking = node.ask_upstream(Arc::new(upstream), config.filter_concurrency, stop);
+            asking.await;
+        });
+    }
     tasks.spawn(
         node.clone()
             .scan_now_and_then(config.scan_interval, stop.clone()),

@@ -81,5 +81,21 @@ impl HttpState {
     }
 }
 
+/// The part of a NAR of `size` bytes that a `Range` header asks for, where it can be had.
+pub(crate) fn selected_range(value: &[u8], size: u64) -> Option<std::ops::Range<u64>> {
+    let mut headers = hyper::HeaderMap::new();
+    let value = hyper::header::HeaderValue::from_bytes(value).ok()?;
+    headers.insert(hyper::header::RANGE, value);
+    match range::ByteRange::of_request(&headers, "").select(size) {
+        range::Selected::Part(part) => Some(part),
+        range::Selected::Whole | range::Selected::Unsatisfiable => None,
+    }
+}
+
+/// Whether there is a resource at this path.
+pub(crate) fn is_route(path: &str) -> bool {
+    route::Route::parse(path).is_some()
+}
+
 #[cfg(test)]
 mod tests;

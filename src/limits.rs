@@ -322,10 +322,10 @@ pub const LOOKUP_MAX_TOKENS: usize = 8;
 pub const LOOKUPS_PER_SECOND: u32 = 4000;
 
 /// What a request counts beside its paths: a stream of its own costs as much as so many of them.
-pub const LOOKUP_REQUEST_COST: u32 = 16;
+pub const LOOKUP_REQUEST_COST: u32 = 32;
 
 /// Paths that one peer may ask for at once, after a while of quiet.
-pub const LOOKUP_BURST: u32 = 8192;
+pub const LOOKUP_BURST: u32 = 16_384;
 
 /// Peers whose use of budgets is remembered before those are forgotten that used nothing lately.
 pub const PEERS_ACCOUNTED: usize = 4096;
@@ -339,6 +339,9 @@ pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(3);
 
 /// How long a narinfo of one cache is waited for before the cache counts as silent.
 pub const UPSTREAM_NARINFO: Duration = Duration::from_millis(450);
+
+/// How long a narinfo is waited for when nobody waits for the answer.
+pub const UPSTREAM_ASKED: Duration = Duration::from_secs(10);
 
 /// Redirects that one request follows: caches have one, to where their files lie.
 pub const UPSTREAM_REDIRECTS: usize = 4;

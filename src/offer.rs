@@ -1,6 +1,7 @@
 //! Which paths of this machine may be served to peers, and which of them are announced.
 
 mod private;
+pub mod public;
 pub mod rules;
 
 use std::num::NonZeroUsize;
@@ -13,8 +14,9 @@ use peerix_store::nix::{PathInfo, StorePathHash, TrustedPublicKey};
 use peerix_store::{LocalNar, Source, Store};
 
 use self::private::PrivateShares;
+use self::public::PublicPaths;
 use self::rules::Patterns;
-use crate::narinfo::fingerprint;
+use crate::narinfo::{fingerprint, well_formed_signatures};
 use crate::share::ShareToken;
 use crate::signing::Signing;
 use crate::trust::{Trust, is_signed_by};
@@ -87,6 +89,7 @@ pub struct OfferPolicy {
     rules: OfferRules,
     verdicts: Mutex<LruCache<VerdictKey, bool>>,
     private: Mutex<PrivateShares>,
+    public: PublicPaths,
 }
 
 /// The start of a hash over all that a verdict depends on.
@@ -96,11 +99,18 @@ impl OfferPolicy {
     /// Offers by `rules`.
     #[must_use]
     pub fn new(rules: OfferRules) -> Self {
+        Self::remembering(rules, PublicPaths::default())
+    }
+
+    /// Offers by `rules` and by what an upstream said of paths before.
+    #[must_use]
+    pub fn remembering(rules: OfferRules, public: PublicPaths) -> Self {
         let verdicts = Mutex::new(LruCache::new(REMEMBERED_VERDICTS));
         Self {
             rules,
             verdicts,
             private: Mutex::new(PrivateShares::new()),
+            public,
         }
     }
 
@@ -130,14 +140,20 @@ impl OfferPolicy {
         }
     }
 
-    /// Returns what is told of a path that this machine holds: its fields, with our signature beside
-    /// those that it came with, where there is a key for it.
+    /// Returns what is told of a path that this machine holds: its fields, with the signatures that
+    /// it came with, those that an upstream has for it, and our own, where there is a key for it.
     #[must_use]
     pub fn told(&self, store: &Store, nar: &LocalNar) -> PathInfo {
         match nar.source {
             Source::ByReference => {
                 let is_shared = store.is_shared(nar.info.path_hash());
-                self.rules.signing.sign(nar.info.clone(), is_shared)
+                let mut info = nar.info.clone();
+                for signature in self.public.signatures(&info).unwrap_or_default() {
+                    if !info.signatures.contains(&signature) {
+                        info.signatures.push(signature);
+                    }
+                }
+                self.rules.signing.sign(info, is_shared)
             }
             // What was fetched is somebody else's word.
             _ => nar.info.clone(),
@@ -187,15 +203,42 @@ impl OfferPolicy {
         self.private.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether a public cache signed exactly these fields.
+    /// Returns whether a public cache has the path: it signed exactly these fields, or an upstream
+    /// said so lately, of just this NAR hash.
     #[must_use]
     pub fn is_public(&self, info: &PathInfo) -> bool {
-        if info.signatures.is_empty() {
-            return false;
-        }
-        self.remembered(0, info, || {
-            is_signed_by(info, &self.rules.public_cache_keys)
-        })
+        self.is_signed_publicly(info) || self.public.signatures(info).is_some()
+    }
+
+    fn is_signed_publicly(&self, info: &PathInfo) -> bool {
+        !info.signatures.is_empty()
+            && self.remembered(0, info, || {
+                is_signed_by(info, &self.rules.public_cache_keys)
+            })
+    }
+
+    /// Returns whether an upstream is to be asked for the path: nobody has signed it, nothing else
+    /// proves that it may be offered, and nothing is known of the upstream's answer.
+    ///
+    /// What somebody else signed is somebody else's: its hash is not told to a public cache.
+    #[must_use]
+    pub fn is_to_be_asked(&self, info: &PathInfo) -> bool {
+        let is_signed = || well_formed_signatures(&info.signatures).next().is_some();
+        let is_proven = match self.rules.filter {
+            Filter::Everything => true,
+            Filter::PublicCaches => false,
+            Filter::Vouched => self.is_vouched_for(info),
+        };
+        !is_proven
+            && !is_signed()
+            && self.public.is_due(info)
+            && !self.rules.excluded.match_name_of(&info.store_path)
+    }
+
+    /// What upstreams said of paths.
+    #[must_use]
+    pub fn public_paths(&self) -> &PublicPaths {
+        &self.public
     }
 
     fn is_offered_unasked(&self, info: &PathInfo) -> bool {

@@ -101,6 +101,11 @@ impl Signing {
     }
 }
 
+/// Whether this is the line of a key.
+pub(crate) fn is_key(text: &str) -> bool {
+    SigningKey::parse(text).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

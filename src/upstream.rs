@@ -23,6 +23,7 @@ use self::{cache::Cache, memory::Memory, record::Record};
 use crate::{
     limits,
     metrics::{Fault, Metrics},
+    offer::public::{AskUpstream, Asked},
     transfer::whole::{NarStream, WholeNarHolder, WholeNarSource},
 };
 
@@ -157,6 +158,41 @@ impl Inner {
         let (url, text) = self.memory.as_ref()?.get(path_hash).await?;
         let cache = self.caches.iter().find(|cache| cache.url() == url)?;
         record::parse(&text, cache.base(), path_hash).ok()
+    }
+}
+
+impl AskUpstream for Upstream {
+    fn ask(&self, path_hash: StorePathHash) -> BoxFuture<'_, Asked> {
+        async move {
+            let mut has_failed = self.0.caches.is_empty();
+            for cache in &self.0.caches {
+                if !cache.may_ask(Instant::now()) {
+                    has_failed = true;
+                    continue;
+                }
+                // Nobody waits for it.
+                let asked =
+                    tokio::time::timeout(limits::UPSTREAM_CONNECT, cache.narinfo(path_hash));
+                match asked.await {
+                    Ok(Ok(Some((record, _)))) => return Asked::Has(Box::new(record.info)),
+                    Ok(Ok(None)) => {}
+                    Ok(Err(fault)) => {
+                        self.0.metrics.count_upstream_fault(fault);
+                        has_failed = true;
+                    }
+                    Err(_) => {
+                        cache.fails(Instant::now());
+                        self.0.metrics.count_upstream_fault(Fault::Silent);
+                        has_failed = true;
+                    }
+                }
+            }
+            match has_failed {
+                true => Asked::Failed,
+                false => Asked::Lacks,
+            }
+        }
+        .boxed()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::control::Progress;
 
 const BYTES: &str =
     "{msg} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
+const SCAN: &str = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
 const COUNT: &str = "{spinner} {msg} {human_pos}";
 
 /// How often a bar moves without news.
@@ -68,10 +69,15 @@ impl Steps {
                 bar.set_position(*bytes_done);
             }
             Progress::Trusted => {}
-            Progress::Scanning { paths } => {
-                self.0
-                    .get_or_insert_with(|| bar(COUNT, "paths", None))
-                    .set_position(*paths);
+            Progress::Scanning { paths, expected } => {
+                let template = if expected.is_some() { SCAN } else { COUNT };
+                let bar = self
+                    .0
+                    .get_or_insert_with(|| bar(template, "paths", *expected));
+                if let Some(expected) = expected {
+                    bar.set_length(*expected);
+                }
+                bar.set_position(*paths);
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     offer::{Filter, rules::Patterns},
+    peer::gate::UploadRules,
     ticket::PeerAddr,
 };
 
@@ -75,6 +76,15 @@ pub(super) fn resolve(
         allow_insecure_http,
         upload_limit: values.optional(&setting::UPLOAD_LIMIT, value::rate)?,
         upload_limit_per_peer: values.optional(&setting::UPLOAD_LIMIT_PER_PEER, value::rate)?,
+        uploads: UploadRules {
+            when: values.optional(&setting::UPLOAD_WHEN, value::upload_when)?,
+            per_day: values
+                .optional(&setting::QUOTA_PER_DAY, value::upload_quota)?
+                .flatten(),
+            per_month: values
+                .optional(&setting::QUOTA_PER_MONTH, value::upload_quota)?
+                .flatten(),
+        },
         hash_per_day: values.one(&setting::HASH_PER_DAY, value::quota)?,
         blob_quota: values.one(&setting::BLOB_QUOTA, value::quota)?,
         wire_compression: values.one(&setting::WIRE_COMPRESSION, value::wire_compression)?,

@@ -163,8 +163,7 @@ settings! {
         help: "Names not to offer, as `*-secret-*`, beside those of `rules` (repeatable)" }
     FILTER_CONCURRENCY { flag: "filter-concurrency", section: "store", key: "filter_concurrency", kind: Kind::Number,
         default: "10", value_name: "N", heading: TRUST,
-        help: "How many paths are looked up upstream at once",
-        availability: not_yet("asking the upstream whether a path is public", &["10"]) }
+        help: "How many paths are looked up upstream at once" }
     NO_FILTER { flag: "no-filter", section: "store", key: "no_filter", kind: Kind::Switch, default: "false",
         heading: TRUST, help: "Offer every path of the store, private ones too" }
     NO_VERIFY { flag: "no-verify", section: "store", key: "no_verify", kind: Kind::Switch, default: "false",
@@ -182,12 +181,11 @@ settings! {
     UPLOAD_LIMIT_PER_PEER { flag: "upload-limit-per-peer", key: "upload_limit_per_peer", kind: Kind::Size,
         value_name: "RATE|none", heading: LIMITS, help: "Upload to each peer" }
     QUOTA_PER_DAY { flag: "quota-per-day", key: "quota_per_day", kind: Kind::Size, value_name: "SIZE|none",
-        heading: LIMITS, help: "Upload in a day", availability: not_yet("an upload quota", &[]) }
+        heading: LIMITS, help: "Upload in a day; kept over restarts" }
     QUOTA_PER_MONTH { flag: "quota-per-month", key: "quota_per_month", kind: Kind::Size, value_name: "SIZE|none",
-        heading: LIMITS, help: "Upload in a month", availability: not_yet("an upload quota", &[]) }
-    UPLOAD_WHEN { flag: "upload-when", key: "upload_when", default: "always", value_name: "always|unmetered|never", choices: &["always", "unmetered", "never"],
-        heading: LIMITS, help: "When to upload",
-        availability: not_yet("choosing when to upload", &["always"]) }
+        heading: LIMITS, help: "Upload in a calendar month; kept over restarts" }
+    UPLOAD_WHEN { flag: "upload-when", key: "upload_when", value_name: "always|unmetered|never", choices: &["always", "unmetered", "never"],
+        heading: LIMITS, help: "When to upload; `unmetered`: neither on metered connections nor on battery, as NetworkManager and the kernel say [default: always, but not on networks marked public]" }
     HASH_PER_DAY { flag: "hash-per-day", key: "hash_per_day", kind: Kind::Size, default: "200GB", value_name: "SIZE|none",
         heading: LIMITS, help: "NARs that are hashed in a day because peers ask; one peer has a quarter of it" }
     BLOB_QUOTA { flag: "blob-quota", key: "blob_quota", kind: Kind::Size, default: "10GiB",

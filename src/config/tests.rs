@@ -334,9 +334,6 @@ fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
         (&setting::PEER_ID, "host"),
         (&setting::SWARM, "mine"),
         (&setting::SWARM_SECRET_FILE, "/x"),
-        (&setting::QUOTA_PER_DAY, "5GB"),
-        (&setting::QUOTA_PER_MONTH, "5GB"),
-        (&setting::UPLOAD_WHEN, "unmetered"),
     ] {
         let error = Lab::new().flag(setting, &[value]).error();
         assert!(

@@ -10,7 +10,10 @@ use iroh::{EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{Relay, UNLIMITED, WireCompression};
-use crate::offer::{Announce, Filter};
+use crate::{
+    offer::{Announce, Filter},
+    peer::gate::UploadWhen,
+};
 
 /// Whether `text` is one of the words that switch a feature off.
 pub fn is_off(text: &str) -> bool {
@@ -65,6 +68,24 @@ pub fn quota(text: &str) -> Result<u64, String> {
         return Ok(u64::MAX);
     }
     size(text)
+}
+
+/// What may be uploaded in a day or a month, in bytes; `none` is as much as there is.
+pub fn upload_quota(text: &str) -> Result<Option<u64>, String> {
+    match is_off(text) {
+        true => Ok(None),
+        false => size(text).map(Some),
+    }
+}
+
+/// When to upload.
+pub fn upload_when(text: &str) -> Result<UploadWhen, String> {
+    match text {
+        "always" => Ok(UploadWhen::Always),
+        "unmetered" => Ok(UploadWhen::Unmetered),
+        text if text == "never" || is_off(text) => Ok(UploadWhen::Never),
+        _ => Err(format!("`{text}`: upload always, unmetered or never")),
+    }
 }
 
 /// A rate in bytes a second, written as a size; `/s` may follow. `none` is [`UNLIMITED`].

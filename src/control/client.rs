@@ -14,9 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    AddPeerRequest, DaemonInfo, ForgetRequest, Line, OperationError, PauseRequest, Progress,
-    ScanSummary, ShareHow, ShareRequest, Shared, SharedPath, TrustRequest, UnshareRequest,
-    VerifySummary,
+    AddPeerRequest, DaemonInfo, ForgetRequest, Line, OperationError, PauseRequest,
+    PauseUploadsRequest, Progress, ScanSummary, ShareHow, ShareRequest, Shared, SharedPath,
+    TrustRequest, UnshareRequest, VerifySummary,
 };
 
 /// Longest wait for the beginning of an answer.
@@ -219,6 +219,30 @@ impl Client {
     /// As every request: [`ClientError`].
     pub async fn pause(&self, pause: bool) -> Result<(), ClientError> {
         self.post("/pause", &PauseRequest { pause }).await
+    }
+
+    /// Has the daemon upload nothing for so many seconds, or until it is resumed.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn pause_uploads(&self, seconds: Option<u64>) -> Result<(), ClientError> {
+        let pause = PauseUploadsRequest {
+            pause: true,
+            seconds,
+        };
+        self.post("/pause-uploads", &pause).await
+    }
+
+    /// Has the daemon upload again.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn resume_uploads(&self) -> Result<(), ClientError> {
+        let resume = PauseUploadsRequest {
+            pause: false,
+            seconds: None,
+        };
+        self.post("/pause-uploads", &resume).await
     }
 
     /// Has the daemon read again all that it holds.

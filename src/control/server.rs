@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     AddPeerRequest, ControlSocket, DaemonInfo, ForgetRequest, Line, OperationError, Operations,
-    PauseRequest, Progress, ShareRequest, TrustRequest, UnshareRequest,
+    PauseRequest, PauseUploadsRequest, Progress, ShareRequest, TrustRequest, UnshareRequest,
     credentials::{Accounts, Caller, may_change},
 };
 use crate::ticket::{MAX_PATHS, PeerAddr, Ticket};
@@ -151,6 +151,7 @@ fn router(operations: Shared) -> Router {
         .route("/trust", post(trust))
         .route("/scan", post(scan))
         .route("/pause", post(pause))
+        .route("/pause-uploads", post(pause_uploads))
         .route("/verify", post(verify))
         .route("/forget", post(forget))
         .route_layer(middleware::from_fn(only_who_may_change));
@@ -275,6 +276,18 @@ async fn pause(State(operations): State<Shared>, body: Body) -> Response {
         }
         Err(error) => failure(error),
     }
+}
+
+async fn pause_uploads(State(operations): State<Shared>, body: Body) -> Response {
+    let request = match read_json::<PauseUploadsRequest>(body).await {
+        Ok(request) => request,
+        Err(error) => return failure(error),
+    };
+    match request.pause {
+        true => operations.pause_uploads(request.seconds).await,
+        false => operations.resume_uploads().await,
+    }
+    Json(json!({})).into_response()
 }
 
 async fn store_stats(State(operations): State<Shared>) -> Response {

@@ -135,6 +135,14 @@ impl Operations for FakeDaemon {
         Box::pin(async { Ok(serde_json::json!({"hashed": 1})) })
     }
 
+    fn pause_uploads(&self, _seconds: Option<u64>) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn resume_uploads(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn trust(
         &self,
         _key: TrustedPublicKey,

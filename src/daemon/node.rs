@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::served::Served;
+use super::{asking::Waiting, served::Served};
 use crate::{
     config::Mode,
     control::{
@@ -30,7 +30,7 @@ use crate::{
     lookup::Lookup,
     metrics::Metrics,
     offer::OfferPolicy,
-    peer::peers::Peers,
+    peer::{gate::UploadGate, peers::Peers},
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
     substituter::{Audience, NarInfoAnswer, OpenNar, Substituter},
@@ -101,6 +101,7 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) roots: GcRoots,
     pub(super) no_verify: bool,
+    pub(super) gate: UploadGate,
     pub(super) trust: Trust,
     pub(super) state_dir: Arc<StateDir>,
     pub(super) served: Served,
@@ -114,6 +115,10 @@ pub(super) struct Node {
     /// Shares are recorded in several places: one at a time.
     pub(super) sharing: tokio::sync::Mutex<()>,
     offered: AtomicU64,
+    /// Paths that the last look at all of them found.
+    scanned: AtomicU64,
+    /// What the upstream is to be asked for.
+    pub(super) waiting: Arc<Waiting>,
 }
 
 impl Node {
@@ -122,6 +127,8 @@ impl Node {
             parts,
             sharing: tokio::sync::Mutex::default(),
             offered: AtomicU64::new(0),
+            scanned: AtomicU64::new(0),
+            waiting: Arc::default(),
         }
     }
 
@@ -179,17 +186,28 @@ impl Node {
         };
         *marker = Some(now);
         let parts = &self.parts;
-        let offered = infos
+        let (offered, rest): (Vec<_>, Vec<_>) = infos
             .into_iter()
-            .filter(|info| parts.offer.is_offered(&parts.store, info))
-            .map(|info| (info.path_hash(), info.nar_size))
-            .collect::<Vec<_>>();
-        let count = self
-            .offered
-            .fetch_add(offered.len() as u64, Ordering::Relaxed);
-        let gauge = i64::try_from(count + offered.len() as u64).unwrap_or(i64::MAX);
-        parts.metrics.available_hashes.set(gauge);
-        let store = parts.store.clone();
+            .partition(|info| parts.offer.is_offered(&parts.store, info));
+        let asked = rest.into_iter();
+        self.waiting
+            .push(asked.filter(|info| parts.offer.is_to_be_asked(info)));
+        let offered = offered.iter();
+        self.count_offered(
+            offered
+                .map(|info| (info.path_hash(), info.nar_size))
+                .collect(),
+        )
+        .await
+    }
+
+    /// Counts paths that are offered from now on, and has them hashed.
+    pub(super) async fn count_offered(&self, offered: Vec<(StorePathHash, u64)>) -> bool {
+        let more = offered.len() as u64;
+        let count = self.offered.fetch_add(more, Ordering::Relaxed);
+        let gauge = i64::try_from(count + more).unwrap_or(i64::MAX);
+        self.parts.metrics.available_hashes.set(gauge);
+        let store = self.parts.store.clone();
         let queued = tokio::task::spawn_blocking(move || store.hash_in_background(&offered));
         queued.await.is_ok()
     }
@@ -204,14 +222,20 @@ impl Node {
         let counted = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
         let counting = counted.clone();
         let mut to_hash = ToHash::new(store.clone());
+        let waiting = self.waiting.clone();
+        let expected = self.scanned.load(Ordering::Relaxed);
         let scanned = self.parts.store.for_each_path(move |info| {
             let paths = counting.0.fetch_add(1, Ordering::Relaxed) + 1;
             if offer.is_offered(&store, &info) {
                 counting.1.fetch_add(1, Ordering::Relaxed);
                 to_hash.push(&info);
             }
+            if offer.is_to_be_asked(&info) {
+                waiting.push([info]);
+            }
             if paths.is_multiple_of(SCAN_REPORT) {
-                let _ = progress.try_send(Progress::Scanning { paths });
+                let expected = (expected >= paths).then_some(expected);
+                let _ = progress.try_send(Progress::Scanning { paths, expected });
             }
             true
         });
@@ -222,6 +246,7 @@ impl Node {
             offered: counted.1.load(Ordering::Relaxed),
         };
         self.offered.store(summary.offered, Ordering::Relaxed);
+        self.scanned.store(summary.paths, Ordering::Relaxed);
         let gauge = i64::try_from(summary.offered).unwrap_or(i64::MAX);
         self.parts.metrics.available_hashes.set(gauge);
         Ok(summary)
@@ -311,6 +336,8 @@ impl StatusSource for Node {
             "relay_url": relay_url,
             "direct_addrs": direct_addrs,
             "no_verify": self.parts.no_verify,
+            "uploads": self.parts.gate.describe(),
+            "asked_upstream": self.waiting.asked(),
             "nix_database": database,
             "available_hashes": self.offered.load(Ordering::Relaxed),
         })
@@ -465,6 +492,14 @@ impl Operations for Node {
 
     fn pause(&self, pause: bool) -> BoxFuture<'_, ()> {
         async move { self.parts.store.pause_background(pause) }.boxed()
+    }
+
+    fn pause_uploads(&self, seconds: Option<u64>) -> BoxFuture<'_, ()> {
+        async move { self.parts.gate.pause(seconds) }.boxed()
+    }
+
+    fn resume_uploads(&self) -> BoxFuture<'_, ()> {
+        async move { self.parts.gate.resume() }.boxed()
     }
 
     fn verify(

@@ -63,6 +63,7 @@ impl Protocols<'_> {
             offer.clone(),
             metrics.clone(),
             self.budgets.clone(),
+            self.upload.clone(),
         );
         let older = Older::new(
             store.clone(),

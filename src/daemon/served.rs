@@ -56,10 +56,11 @@ impl Served {
         let info = inner.offer.told(&inner.store, &nar);
         match audience {
             Audience::ThisMachine => Some(info),
-            Audience::Network(_) => inner
-                .offer
-                .is_offered(&inner.store, &nar.info)
-                .then_some(info),
+            Audience::Network(_) => {
+                let is_offered =
+                    inner.upload.check().is_ok() && inner.offer.is_offered(&inner.store, &nar.info);
+                is_offered.then_some(info)
+            }
         }
     }
 
@@ -118,7 +119,8 @@ impl NarBody for Upload {
             async move {
                 let piece = piece?;
                 let size = piece.len() as u64;
-                served.0.upload.wait(host, is_public, size).await;
+                let may_be_sent = served.0.upload.wait(host, is_public, size).await;
+                may_be_sent.map_err(io::Error::other)?;
                 served.0.metrics.bytes_sent.inc_by(size);
                 Ok(piece)
             }

@@ -103,6 +103,39 @@ impl Networks {
         is_private(ip) || self.0.borrow().iter().any(|network| network.contains(ip))
     }
 
+    /// These networks, and none while `hides` says so.
+    pub fn hidden_while(
+        mut self,
+        mut hides: watch::Receiver<bool>,
+        stop: CancellationToken,
+    ) -> Self {
+        let visible = |networks: Arc<Vec<LocalNetwork>>, is_hidden: bool| match is_hidden {
+            true => Arc::default(),
+            false => networks,
+        };
+        let is_hidden = *hides.borrow_and_update();
+        let (sender, receiver) = watch::channel(visible(self.seen(), is_hidden));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.changed() => {}
+                    changed = hides.changed() => if changed.is_err() {
+                        return;
+                    },
+                }
+                let is_hidden = *hides.borrow_and_update();
+                let networks = visible(self.seen(), is_hidden);
+                sender.send_if_modified(|known| {
+                    let is_new = **known != *networks;
+                    *known = networks;
+                    is_new
+                });
+            }
+        });
+        Self(receiver)
+    }
+
     /// Networks that never change, for tests.
     #[cfg(test)]
     pub fn fixed(networks: Vec<LocalNetwork>) -> Self {
@@ -290,6 +323,25 @@ mod tests {
             "127.0.0.1",
         ] {
             assert!(!dialable(far), "{far}");
+        }
+    }
+
+    #[tokio::test]
+    async fn networks_of_strangers_count_as_none() {
+        let network = LocalNetwork {
+            name: "wlan0".to_owned(),
+            index: 1,
+            v4: Vec::new(),
+            v6: Vec::new(),
+        };
+        let (hide, hides) = watch::channel(false);
+        let known = Networks::fixed(vec![network]);
+        let mut networks = known.hidden_while(hides, CancellationToken::new());
+        assert_eq!(networks.seen().len(), 1);
+        for (is_hidden, left) in [(true, 0), (false, 1)] {
+            hide.send(is_hidden).unwrap();
+            networks.changed().await;
+            assert_eq!(networks.seen().len(), left);
         }
     }
 }

@@ -83,3 +83,17 @@ fn rules_offer_what_somebody_vouches_for() {
     rules.signing = Signing::new(Some(key), None);
     assert!(vouched(&rules, &unsigned));
 }
+
+#[test]
+fn the_upstream_is_asked_for_what_nobody_has_signed() {
+    let policy = public_policy(vec![public_key(VECTOR_KEY)]);
+    let unsigned = made_up(1, [2; 32], 96);
+    assert!(policy.is_to_be_asked(&unsigned));
+    assert!(!policy.is_to_be_asked(&path_info(SIGNED)));
+    let own = Signer::new("company-1", 1).signed(unsigned.clone());
+    assert!(!policy.is_to_be_asked(&own), "a private build is told of");
+    policy
+        .public_paths()
+        .note(&unsigned, public::Asked::Has(Box::new(unsigned.clone())));
+    assert!(!policy.is_to_be_asked(&unsigned) && policy.is_public(&unsigned));
+}

@@ -18,6 +18,7 @@ use crate::{
     peer::{
         budget::{Budgets, ConnectionSlot},
         lookup::{self, Answer, Mode, Request, SignedFields, WireError},
+        rate::UploadLimits,
     },
 };
 
@@ -28,6 +29,7 @@ pub struct LookupServer {
     offer: Arc<OfferPolicy>,
     metrics: Arc<Metrics>,
     budgets: Budgets,
+    upload: Arc<UploadLimits>,
     connections: Arc<Semaphore>,
 }
 
@@ -45,18 +47,24 @@ impl LookupServer {
         offer: Arc<OfferPolicy>,
         metrics: Arc<Metrics>,
         budgets: Budgets,
+        upload: Arc<UploadLimits>,
     ) -> Self {
         Self {
             store,
             offer,
             metrics,
             budgets,
+            upload,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
         }
     }
 
     /// Answers one request of `peer`, by the store and the policy.
     pub async fn answer(&self, peer: EndpointId, request: &Request) -> Vec<Answer> {
+        if let Err(reason) = self.upload.check() {
+            debug!(%reason, "nothing is uploaded now, so nothing is here");
+            return vec![Answer::Absent; request.path_hashes.len()];
+        }
         self.offer.grant(peer, &request.tokens);
         let hashes = request.path_hashes.clone();
         let nars = match self.store.nars(hashes).await {

@@ -140,6 +140,8 @@ struct Inner {
     decoders: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     peers: Mutex<HashMap<EndpointId, Arc<Peer>>>,
+    /// What is known of peers that are not known yet, from former processes.
+    remembered: Mutex<HashMap<EndpointId, Score>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -179,6 +181,7 @@ impl Peers {
             decoders: Arc::new(Semaphore::new(limits::WIRE_DECODER_MEMORY / 1024)),
             metrics,
             peers: Mutex::default(),
+            remembered: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -213,7 +216,7 @@ impl Peers {
             queue,
             silent: AtomicBool::new(false),
             older: AtomicBool::new(false),
-            score: Mutex::default(),
+            score: Mutex::new(lock(&self.0.remembered).remove(&id).unwrap_or_default()),
             tokens: Mutex::default(),
             blobs: Default::default(),
             framed: Default::default(),
@@ -229,6 +232,21 @@ impl Peers {
         let task = self.clone().keep(peer, wanted).instrument(span);
         self.0.tasks.spawn(task);
         true
+    }
+
+    /// Takes up what a former process knew of peers; those that are added from now on have it.
+    pub fn remember(&self, scores: Vec<(EndpointId, Score)>) {
+        lock(&self.0.remembered).extend(scores);
+    }
+
+    /// What is known of all peers, for the next process.
+    pub fn scores(&self) -> Vec<(EndpointId, Score)> {
+        let remembered = lock(&self.0.remembered).clone();
+        let known = lock(&self.0.peers);
+        let known = known
+            .values()
+            .map(|peer| (peer.id, peer.score(|score| score.clone())));
+        known.chain(remembered).collect()
     }
 
     /// Keeps the lookup connection of `peer` until the daemon stops.

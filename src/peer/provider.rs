@@ -63,7 +63,7 @@ enum ServeError {
     NotOffered,
     #[error("the requester took nothing for {} s", limits::BLOB_WRITE_TIMEOUT.as_secs())]
     Stalled,
-    #[error("too many requests are being served")]
+    #[error("too many requests are being served, or none is for now")]
     Busy,
     #[error("the requester went away")]
     Gone,
@@ -226,6 +226,7 @@ impl Provider {
         hash: BlobHash,
         ranges: ChunkRanges,
     ) -> Result<(), ServeError> {
+        self.0.limits.check().map_err(|_| ServeError::Busy)?;
         let _slot = turn(&self.0.requests).await?;
         let peer = connection.remote_id();
         let (blob, nar) = self.offered(peer, hash).await?;
@@ -283,7 +284,8 @@ impl Provider {
         while !bytes.is_empty() {
             let now = bytes.split_to(bytes.len().min(most));
             let size = now.len() as u64;
-            self.0.limits.wait(peer, public, size).await;
+            let may_be_sent = self.0.limits.wait(peer, public, size).await;
+            may_be_sent.map_err(|_| ServeError::Busy)?;
             write(send, now).await?;
             self.0.metrics.wire_bytes_sent.inc_by(size);
         }

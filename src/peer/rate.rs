@@ -9,6 +9,7 @@ use std::{
 
 use iroh::EndpointId;
 
+use super::gate::{UploadGate, UploadsClosed};
 use crate::limits;
 
 /// A rate limit as virtual scheduling: when the bytes so far will have been sent at `rate`.
@@ -48,6 +49,7 @@ impl Bucket {
 /// Upload limits in force: in all, for each peer, and the default for public addresses.
 #[derive(Debug)]
 pub struct UploadLimits {
+    gate: UploadGate,
     per_peer: Option<u64>,
     state: Mutex<State>,
 }
@@ -85,10 +87,12 @@ impl UploadLimits {
     ///
     /// A limit that is given holds for every peer. Where neither is, public addresses share
     /// [`limits::PUBLIC_UPLOAD`] and loopback and private ones are unlimited.
-    pub fn new(all: Option<u64>, per_peer: Option<u64>) -> Self {
+    /// Nothing at all is sent where `gate` is closed.
+    pub fn new(all: Option<u64>, per_peer: Option<u64>, gate: UploadGate) -> Self {
         let public =
             (all.is_none() && per_peer.is_none()).then(|| Bucket::new(limits::PUBLIC_UPLOAD));
         Self {
+            gate,
             per_peer,
             state: Mutex::new(State {
                 all: all.map(Bucket::new),
@@ -147,12 +151,30 @@ impl UploadLimits {
         wait
     }
 
+    /// Returns whether anything may be sent now.
+    ///
+    /// # Errors
+    /// [`UploadsClosed`], which says why not.
+    pub fn check(&self) -> Result<(), UploadsClosed> {
+        self.gate.check()
+    }
+
     /// Waits until `bytes` may be sent to `peer`. Cancel safe: the bytes count as sent.
-    pub async fn wait(&self, peer: impl Into<Receiver>, public: bool, bytes: u64) {
+    ///
+    /// # Errors
+    /// [`UploadsClosed`] where nothing may be sent now.
+    pub async fn wait(
+        &self,
+        peer: impl Into<Receiver>,
+        public: bool,
+        bytes: u64,
+    ) -> Result<(), UploadsClosed> {
+        self.gate.pass(bytes)?;
         let wait = self.reserve(peer, public, bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        Ok(())
     }
 }
 
@@ -197,16 +219,20 @@ mod tests {
         }
     }
 
+    fn open() -> UploadGate {
+        UploadGate::new(Default::default(), Default::default())
+    }
+
     #[test]
     fn a_limit_given_explicitly_holds_for_private_addresses_too() {
         let id = iroh::SecretKey::from_bytes(&[1; 32]).public();
         let now = Instant::now();
-        let limits = UploadLimits::new(None, None);
+        let limits = UploadLimits::new(None, None, open());
         assert_eq!(limits.reserve(id, false, 1 << 30, now), Duration::ZERO);
         assert!(limits.reserve(id, true, 1 << 30, now) > Duration::from_secs(100));
-        let limits = UploadLimits::new(Some(1_000_000), None);
+        let limits = UploadLimits::new(Some(1_000_000), None, open());
         assert!(limits.reserve(id, false, 10_000_000, now) > Duration::from_secs(9));
-        let limits = UploadLimits::new(None, Some(1_000_000));
+        let limits = UploadLimits::new(None, Some(1_000_000), open());
         assert!(limits.reserve(id, false, 10_000_000, now) > Duration::from_secs(9));
         let other = iroh::SecretKey::from_bytes(&[2; 32]).public();
         assert_eq!(limits.reserve(other, false, 1000, now), Duration::ZERO);

@@ -3,7 +3,9 @@
 //! Weights and back-off are those that users of the older program know: 0.6 for the share of
 //! successes, 0.2 for latency, 0.2 for recency; 1 s doubling to 60 s.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 pub use crate::metrics::Fault;
 
@@ -35,10 +37,89 @@ pub struct Score {
     backed_off_until: Option<Instant>,
 }
 
+/// A record as it is kept over restarts: times are those of the wall clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedScore {
+    consecutive_failures: u32,
+    total_requests: u64,
+    successful_requests: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    lies: u32,
+    latency_total: Duration,
+    latency_samples: u64,
+    smoothed: Option<(Duration, Duration)>,
+    /// How long before it was saved the peer last answered.
+    silent_for: Option<Duration>,
+    /// How much longer it was to be left alone then.
+    backed_off_for: Option<Duration>,
+    /// When it was saved, in seconds since 1970.
+    saved_at: u64,
+}
+
+/// The longest back-off that there is: a clock that jumps makes none longer.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(600 * 64);
+
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 const LIE_BACKOFF: Duration = Duration::from_secs(600);
 
 impl Score {
+    /// Takes down what is kept over restarts.
+    pub fn save(&self, now: Instant, clock: SystemTime) -> SavedScore {
+        let since = clock.duration_since(SystemTime::UNIX_EPOCH);
+        SavedScore {
+            consecutive_failures: self.consecutive_failures,
+            total_requests: self.total_requests,
+            successful_requests: self.successful_requests,
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+            lies: self.lies,
+            latency_total: self.latency_total,
+            latency_samples: self.latency_samples,
+            smoothed: self.smoothed,
+            silent_for: self
+                .last_seen
+                .map(|seen| now.saturating_duration_since(seen)),
+            backed_off_for: self
+                .backed_off_until
+                .and_then(|until| until.checked_duration_since(now)),
+            saved_at: since.unwrap_or_default().as_secs(),
+        }
+    }
+
+    /// Goes on where a former process left off.
+    ///
+    /// A clock that went back since makes no time pass.
+    pub fn restore(saved: &SavedScore, now: Instant, clock: SystemTime) -> Self {
+        let since = clock.duration_since(SystemTime::UNIX_EPOCH);
+        let passed = since
+            .unwrap_or_default()
+            .as_secs()
+            .saturating_sub(saved.saved_at);
+        let passed = Duration::from_secs(passed);
+        let left = saved
+            .backed_off_for
+            .map(|left| left.min(LONGEST_BACKOFF).saturating_sub(passed));
+        Self {
+            consecutive_failures: saved.consecutive_failures,
+            total_requests: saved.total_requests,
+            successful_requests: saved.successful_requests.min(saved.total_requests),
+            bytes_received: saved.bytes_received,
+            rate: None,
+            bytes_sent: saved.bytes_sent,
+            lies: saved.lies,
+            latency_total: saved.latency_total,
+            latency_samples: saved.latency_samples,
+            smoothed: saved.smoothed,
+            // Before this machine was started there is no instant: it counts as long ago then.
+            last_seen: saved.silent_for.map(|silent| {
+                now.checked_sub(silent.saturating_add(passed))
+                    .unwrap_or(now)
+            }),
+            backed_off_until: left.and_then(|left| now.checked_add(left)),
+        }
+    }
+
     /// Notes a request that went well; `latency` where it was a round trip.
     pub fn success(&mut self, latency: Option<Duration>, now: Instant) {
         self.consecutive_failures = self.consecutive_failures.saturating_sub(1);

@@ -120,7 +120,7 @@ impl SigningKey {
         })
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (name, encoded) = text.trim().split_once(':')?;
         let bytes = BASE64.decode(encoded.as_bytes()).ok()?;
         let secret: [u8; SECRET_LENGTH] = bytes.get(..SECRET_LENGTH)?.try_into().ok()?;

@@ -64,5 +64,5 @@ pub use nar_reader::NarReader;
 pub use nix::{NarHash, PathInfo, StorePath, StorePathHash};
 pub use store::{
     BackgroundHashing, Dropped, KeptPath, LocalNar, NarState, PauseReason, Share, Source, Store,
-    StoreStats, TempRoot, VerifyProgress, VerifyReport,
+    StoreStats, TempRoot, VerifyProgress, VerifyReport, is_on_battery,
 };

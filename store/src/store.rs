@@ -36,7 +36,7 @@ mod roots;
 mod shares;
 mod verify;
 
-pub use background::{BackgroundHashing, PauseReason};
+pub use background::{BackgroundHashing, PauseReason, is_on_battery};
 pub use nars::{LocalNar, NarState, Source, StoreStats};
 pub use roots::{KeptPath, TempRoot};
 pub use shares::Share;

@@ -159,10 +159,6 @@ fn features_that_are_not_there_yet_are_named() {
     };
     refused(PeerOptions::new(&a).flag("swarm", "friends"), "swarm");
     refused(
-        PeerOptions::new(&a).flag("quota-per-day", "1GB"),
-        "quota-per-day",
-    );
-    refused(
         PeerOptions::new(&a).replace_flag("tracker", "http://127.0.0.1:1"),
         "tracker",
     );

@@ -103,6 +103,30 @@ fn pages_of_other_origins_get_nothing() {
     }
 }
 
+/// FAULTS H6: who asks is who the socket says, whatever a proxy is said to have seen.
+#[test]
+fn forwarding_headers_open_nothing() {
+    let served = Served::new(1000);
+    let address = served.address();
+    for name in [
+        "X-Forwarded-For",
+        "X-Real-IP",
+        "Forwarded",
+        "X-Forwarded-Host",
+    ] {
+        let sent = format!(
+            "GET /status HTTP/1.1\r\nHost: evil.example\r\n{name}: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(raw(address, &sent).status, 421, "{name}");
+    }
+    let status = get(address, "/status");
+    let policy = status.headers.get("content-security-policy");
+    assert!(
+        policy.is_some_and(|policy| policy.contains("default-src 'none'")),
+        "{status:?}"
+    );
+}
+
 #[test]
 fn no_address_leads_out_of_the_store() {
     let served = Served::new(1000);
@@ -390,13 +414,19 @@ fn one_connection_serves_many_requests() {
     }
 }
 
+/// FAULTS H4.
 #[test]
 fn slow_and_idle_clients_keep_nobody_out() {
+    // As many sockets are open here at once.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _as_many_as_there_are =
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
     let served = Served::new(30_000_000);
     let nar_target = served.peer.nar_target(&served.path);
     assert_eq!(get(served.address(), &nar_target).status, 200);
     let mut slow = Vec::new();
-    for n in 0..300 {
+    for n in 0..1000 {
         let Ok(mut stream) = connect(served.address()) else {
             break;
         };
@@ -408,12 +438,20 @@ fn slow_and_idle_clients_keep_nobody_out() {
         let _ = stream.write_all(begun.as_bytes());
         slow.push(stream);
     }
-    let asked = Instant::now();
-    assert_eq!(get(served.address(), &served.narinfo_target()).status, 200);
-    assert!(
-        asked.elapsed() < Duration::from_secs(2),
-        "{:?}",
+    assert!(slow.len() > 900, "{} clients", slow.len());
+    let waits = (0..10).map(|_| {
+        let asked = Instant::now();
+        assert_eq!(get(served.address(), &served.narinfo_target()).status, 200);
         asked.elapsed()
+    });
+    let waits: Vec<_> = waits.collect();
+    println!("new clients beside {} slow ones wait {waits:?}", slow.len());
+    // On a busy machine not all of them are as quick as one is.
+    let quickest = waits.iter().min().expect("some");
+    assert!(*quickest < Duration::from_millis(100), "{waits:?}");
+    assert!(
+        waits.iter().all(|wait| *wait < Duration::from_secs(2)),
+        "{waits:?}"
     );
     let peak = served.peer.peak_memory();
     assert!(peak < 256 << 20, "{peak} bytes");

@@ -142,6 +142,27 @@ fn a_flipped_bit_costs_its_sender_and_the_honest_peer_delivers() {
 }
 
 #[test]
+fn a_liar_is_known_after_a_restart() {
+    let truth = Truth::new();
+    let liar = truth.faulty(&truth.large, Fault::FlipBit(LARGE / 2));
+    let b = NixStore::new();
+    let mut receiver = truth.receiver(&b, &[&liar]).start();
+    wait_for("the liar", || connected(&receiver, 1));
+    assert!(!arrives(&receiver, &truth, &truth.large));
+    let told = |receiver: &Peer| {
+        let peers = receiver.json(&["peers"]);
+        let row = &peers["peers"][0];
+        let lies = row["lies"].as_u64().expect("a figure");
+        (lies, row["reputation"]["backed_off"] == true)
+    };
+    let before = told(&receiver);
+    assert!(before.0 > 0 && before.1, "{before:?}");
+    receiver.stop();
+    let receiver = receiver.restart();
+    assert_eq!(told(&receiver), before);
+}
+
+#[test]
 fn a_small_wrong_nar_is_retried_unseen() {
     let truth = Truth::new();
     let impostor = truth.impostor(&truth.small);

@@ -12,12 +12,14 @@
 mod support;
 
 mod alive;
+mod asked_upstream;
 mod bad_input;
 mod blobs;
 mod commands;
 mod costs;
 mod derivations;
 mod disk_faults;
+mod fuzz_corpus;
 mod http_faults;
 mod lan;
 mod lan_older;
@@ -31,6 +33,7 @@ mod providers;
 mod service;
 mod substitution;
 mod trust;
+mod uploads;
 mod upstream;
 mod wire;
 mod workspace;

@@ -54,6 +54,7 @@ impl NarServer {
         let _slot = turn
             .map_err(|_| ServeError::Busy)?
             .map_err(|_| ServeError::Gone)?;
+        older.uploads.check().map_err(|_| ServeError::Busy)?;
         let path_hash = StorePathHash::from(&path);
         let nar = older.store.nar(path_hash).await.ok().flatten();
         let nar = nar
@@ -89,7 +90,10 @@ impl NarServer {
             };
             for piece in read.chunks(piece) {
                 let size = piece.len() as u64;
-                older.uploads.wait(peer, public, size).await;
+                if older.uploads.wait(peer, public, size).await.is_err() {
+                    let _ = send.reset(1u32.into());
+                    return Err(ServeError::Busy);
+                }
                 write(&mut send, piece).await?;
                 older.metrics.bytes_sent.inc_by(size);
                 (older.sent)(peer, size);

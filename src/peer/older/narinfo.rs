@@ -56,6 +56,7 @@ impl NarInfoServer {
 
     async fn find(&self, path_hash: StorePathHash) -> Option<String> {
         let older = &self.0.0;
+        older.uploads.check().ok()?;
         let nar = older.store.nar(path_hash).await.ok().flatten()?;
         if !older.offer.is_offered(&older.store, &nar.info) {
             return None;

@@ -251,8 +251,10 @@ fn work(inner: &Arc<Inner>) {
     }
 }
 
-/// Whether a battery is being emptied and no other supply is there.
-fn is_on_battery(power_supplies: &Path) -> bool {
+/// Returns whether a battery is being emptied and no other supply is there, by what the kernel says
+/// in `power_supplies` (`/sys/class/power_supply`).
+#[must_use]
+pub fn is_on_battery(power_supplies: &Path) -> bool {
     let read = |supply: &Path, name: &str| {
         let text = fs::read_to_string(supply.join(name)).unwrap_or_default();
         text.trim().to_owned()

@@ -52,6 +52,8 @@ pub struct Offer {
     pub inventory: Option<InventoryBlob>,
     /// The number of the announcement up to which the inventory holds all.
     pub inventory_sequence: u64,
+    /// Whether the author offers nothing beside what it announces.
+    pub complete: bool,
     /// The number after which `changes` are all there are.
     pub since: u64,
     /// Paths that came and went.

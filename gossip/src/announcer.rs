@@ -31,6 +31,7 @@ pub struct Announcer {
     addr: EndpointAddr,
     systems: Vec<String>,
     offered: Offered,
+    complete: bool,
     /// Nothing is told before the paths are known: an empty offer would be a lie.
     ready: bool,
     base: Base,
@@ -70,6 +71,7 @@ impl Announcer {
             addr: EndpointAddr::new(me),
             systems,
             offered: Arc::from([]),
+            complete: true,
             ready: false,
             base: Base {
                 blob: None,
@@ -95,10 +97,11 @@ impl Announcer {
         }
     }
 
-    /// Notes what is offered from now on.
-    pub fn offer(&mut self, offered: Offered, now: Instant) {
+    /// Notes what is offered from now on; `complete`: and that nothing else is.
+    pub fn offer(&mut self, offered: Offered, complete: bool, now: Instant) {
         let changes = differences(&self.offered, &offered);
         self.ready = true;
+        self.complete = complete;
         self.offered = offered;
         if changes.is_empty() {
             return;
@@ -282,6 +285,7 @@ impl Announcer {
             systems: self.systems.clone(),
             inventory: self.base.blob,
             inventory_sequence: self.base.sequence,
+            complete: self.complete,
             since,
             changes,
         }

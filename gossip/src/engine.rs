@@ -39,7 +39,9 @@ pub struct Config {
 #[derive(Debug)]
 pub enum Event {
     /// This machine offers these paths from now on: sorted, without repetitions.
-    Offered(Offered),
+    ///
+    /// The second says whether it offers nothing else.
+    Offered(Offered, bool),
     /// This machine is reached here.
     ReachedAt(EndpointAddr),
     /// The inventory of these paths was built, or could not be.
@@ -65,7 +67,7 @@ pub enum Event {
     Lagged,
     /// This machine leaves.
     Leave,
-    /// Time passed: to be called each second.
+    /// Time passed: to be called each [`TICK`].
     Tick,
 }
 
@@ -165,10 +167,14 @@ impl Engine {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Offered(offered) => self.announcer.offer(offered, now.at),
+            Event::Offered(offered, complete) => self.announcer.offer(offered, complete, now.at),
             Event::ReachedAt(addr) => self.announcer.reached_at(addr, now.at),
             Event::Built(paths, blob) => self.announcer.built(&paths, blob, now),
-            Event::Message { bytes, from } => self.message(&bytes, from, now.at, &mut actions),
+            Event::Message { bytes, from } => {
+                // What follows from it waits for a tick: a flood costs no look at all authors.
+                self.message(&bytes, from, now.at, &mut actions);
+                return actions;
+            }
             Event::Fetched(wanted, Some(inventory)) => {
                 self.index.fetched(&wanted, inventory, now.at);
             }
@@ -400,7 +406,7 @@ fn told(heard: Heard) -> Option<Action> {
 }
 
 /// How often [`Event::Tick`] is due.
-pub const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests;

@@ -22,10 +22,10 @@ pub const ANNOUNCEMENT_RATE: f64 = 1536.0;
 pub const LEAST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An author tells of changes this often at the most.
-pub const CHANGE_INTERVAL: Duration = Duration::from_secs(5);
+pub const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long changes are gathered before they are told: Nix adds the paths of a closure in a burst.
-pub const SETTLE: Duration = Duration::from_secs(1);
+pub const SETTLE: Duration = Duration::from_millis(200);
 
 /// Changes are told as far as they don't put off the next announcement longer than this.
 pub const CHANGES_WITHIN: Duration = Duration::from_secs(900);
@@ -61,10 +61,10 @@ pub const MAX_SYSTEMS: usize = 8;
 pub const MAX_SYSTEM_NAME: usize = 32;
 
 /// Announcements that one author has in reserve: after a silence it may tell of several changes.
-pub const AUTHOR_BURST: f64 = 6.0;
+pub const AUTHOR_BURST: f64 = 10.0;
 
 /// Announcements a second of one author that are looked at; it keeps [`CHANGE_INTERVAL`] itself.
-pub const AUTHOR_RATE: f64 = 0.25;
+pub const AUTHOR_RATE: f64 = 1.0;
 
 /// Authors that are remembered; beyond, the least useful ones go. About 10 MiB.
 pub const MAX_AUTHORS: usize = 16 * 1024;

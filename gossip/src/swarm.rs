@@ -179,10 +179,11 @@ impl Swarm {
         )
     }
 
-    /// Notes what this machine offers from now on: sorted, without repetitions.
-    pub async fn offer(&self, offered: Offered) {
+    /// Notes what this machine offers from now on: sorted, without repetitions; `complete`: and that
+    /// it offers nothing else.
+    pub async fn offer(&self, offered: Offered, complete: bool) {
         // The rules take all that is in the queue: this waits for no peer.
-        let _ = self.0.inbox.send(Event::Offered(offered)).await;
+        let _ = self.0.inbox.send(Event::Offered(offered, complete)).await;
     }
 
     /// Notes peers to join through.

@@ -20,6 +20,7 @@ fn offer() -> Offer {
             count: 20_000,
         }),
         inventory_sequence: 5,
+        complete: true,
         since: 7,
         changes: Changes::gather([(Tag::of(&[9; 20]), true), (Tag::of(&[8; 20]), false)]),
     }

@@ -74,12 +74,12 @@ fn nothing_is_told_before_it_is_known_what_there_is() {
 fn a_new_path_is_told_within_seconds_and_few_paths_need_no_inventory() {
     let start = Instant::now();
     let mut announcer = announcer();
-    announcer.offer(paths(0..3), start);
+    announcer.offer(paths(0..3), true, start);
     announcer.hurry(&mut rng(), start);
     let first = run(&mut announcer, start, 0..30, 2);
     assert_eq!(first.len(), 1);
     assert!(announcer.build(start).is_none());
-    announcer.offer(paths(0..4), at(start, 30).at);
+    announcer.offer(paths(0..4), true, at(start, 30).at);
     let second = run(&mut announcer, start, 30..40, 2);
     assert_eq!(second.len(), 1);
     let (second, announcement) = &second[0];
@@ -94,13 +94,13 @@ fn a_new_path_is_told_within_seconds_and_few_paths_need_no_inventory() {
 fn many_paths_wait_for_their_inventory_and_are_not_told_one_by_one() {
     let start = Instant::now();
     let mut announcer = announcer();
-    announcer.offer(paths(0..20_000), start);
+    announcer.offer(paths(0..20_000), true, start);
     announcer.hurry(&mut rng(), start);
     assert!(run(&mut announcer, start, 0..10, 2).is_empty());
     let building = announcer.build(at(start, 10).at).unwrap();
     assert_eq!(building.len(), 20_000);
     // One more came while it was built: it is told beside the inventory.
-    announcer.offer(paths(0..20_001), at(start, 11).at);
+    announcer.offer(paths(0..20_001), true, at(start, 11).at);
     announcer.built(&building, blob(20_000), at(start, 12));
     let told = run(&mut announcer, start, 12..20, 2);
     let offer = offer_of(&told[0].1);
@@ -113,14 +113,14 @@ fn many_paths_wait_for_their_inventory_and_are_not_told_one_by_one() {
 fn a_bulk_change_makes_a_gap_that_receivers_see_and_a_small_one_does_not() {
     let start = Instant::now();
     let mut announcer = announcer();
-    announcer.offer(paths(0..1000), start);
+    announcer.offer(paths(0..1000), true, start);
     let building = announcer.build(start).unwrap();
     announcer.built(&building, blob(1000), at(start, 1));
     let first = run(&mut announcer, start, 1..10, 2).remove(0).1;
-    announcer.offer(paths(0..1010), at(start, 100).at);
+    announcer.offer(paths(0..1010), true, at(start, 100).at);
     let second = run(&mut announcer, start, 100..110, 2).remove(0).1;
     assert!(offer_of(&second).since <= first.sequence);
-    announcer.offer(paths(0..5000), at(start, 200).at);
+    announcer.offer(paths(0..5000), true, at(start, 200).at);
     let building = announcer.build(at(start, 200).at).unwrap();
     announcer.built(&building, blob(5000), at(start, 201));
     let third = run(&mut announcer, start, 201..260, 2).remove(0).1;
@@ -132,10 +132,10 @@ fn a_bulk_change_makes_a_gap_that_receivers_see_and_a_small_one_does_not() {
 fn changes_that_do_not_fit_are_told_later_and_each_is_told_once_at_least() {
     let start = Instant::now();
     let mut announcer = announcer();
-    announcer.offer(paths(0..20_000), start);
+    announcer.offer(paths(0..20_000), true, start);
     let building = announcer.build(start).unwrap();
     announcer.built(&building, blob(20_000), at(start, 0));
-    announcer.offer(paths(0..20_400), at(start, 1).at);
+    announcer.offer(paths(0..20_400), true, at(start, 1).at);
     let told = run(&mut announcer, start, 1..20_000, 1000);
     let mut seen = Changes::default();
     for (_, announcement) in &told {
@@ -149,7 +149,7 @@ fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
     let start = Instant::now();
     for authors in [1, 100, 10_000] {
         let mut announcer = announcer();
-        announcer.offer(paths(0..5), start);
+        announcer.offer(paths(0..5), true, start);
         let hours = 24;
         let told = run(&mut announcer, start, 0..hours * 3600, authors);
         let size = told[0]
@@ -170,7 +170,7 @@ fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
 fn numbers_rise_even_where_the_clock_falls_back() {
     let start = Instant::now();
     let mut announcer = announcer();
-    announcer.offer(paths(0..5), start);
+    announcer.offer(paths(0..5), true, start);
     let mut rng = rng();
     let mut last = 0;
     for second in 0..1000 {

@@ -62,7 +62,7 @@ fn message(bytes: &Bytes, from: u8) -> Event {
 fn two_peers_meet_and_one_knows_what_the_other_has_within_seconds() {
     let start = now();
     let (mut a, mut b) = (engine(1, start), engine(2, start));
-    a.handle(Event::Offered([path(1), path(2)].into()), start);
+    a.handle(Event::Offered([path(1), path(2)].into(), true), start);
     let addr = EndpointAddr::new(key(1).public()).with_ip_addr("127.0.0.1:9".parse().unwrap());
     a.handle(Event::ReachedAt(addr.clone()), start);
     assert!(
@@ -73,10 +73,7 @@ fn two_peers_meet_and_one_knows_what_the_other_has_within_seconds() {
     let (second, said) = broadcast(&mut a, later(start, 100));
     assert!(second <= 3, "{second}");
     let met = b.handle(message(&said, 1), later(start, 103));
-    assert_eq!(
-        met,
-        [Action::Met(addr), Action::Join(vec![key(1).public()])]
-    );
+    assert_eq!(met, [Action::Met(addr)]);
     let at = later(start, 103).at;
     assert_eq!(b.index.may_have(&path(1), at), [key(1).public()]);
     assert_eq!(
@@ -173,6 +170,7 @@ fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
                 systems: Vec::new(),
                 inventory: None,
                 inventory_sequence: 0,
+                complete: true,
                 since: 0,
                 changes: crate::Changes::gather([(Tag::of(&path(1)), true)]),
             })),
@@ -211,6 +209,7 @@ fn filters_are_fetched_within_their_rate() {
                 systems: Vec::new(),
                 inventory: Some(inventory),
                 inventory_sequence: 9,
+                complete: true,
                 since: 9,
                 changes: crate::Changes::default(),
             })),

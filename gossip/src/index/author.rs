@@ -48,6 +48,7 @@ pub(super) struct Author {
     pub(super) addr: EndpointAddr,
     pub(super) runs_ours: bool,
     pub(super) announced: Option<(InventoryBlob, u64)>,
+    complete: bool,
     pub(super) held: Option<Held>,
     /// All that changed after `covers`.
     changes: Changes,
@@ -80,6 +81,7 @@ impl Author {
             addr: EndpointAddr::new(id),
             runs_ours: true,
             announced: None,
+            complete: true,
             held: None,
             changes: Changes::default(),
             covers: 0,
@@ -106,6 +108,7 @@ impl Author {
 
     /// Takes what the author offers; `self.sequence` is that of the same announcement.
     pub(super) fn learn(&mut self, offer: &Offer) {
+        self.complete = offer.complete;
         let Some(blob) = offer.inventory else {
             self.announced = None;
             self.held = Inventory::build([], 0).ok().map(|inventory| Held {
@@ -184,8 +187,8 @@ impl Author {
         let was = || held.is_some_and(|held| held.inventory.may_contain(path_hash));
         match (self.changes.after(tag, was), held) {
             (true, _) => Standing::MayHave,
-            (false, Some(_)) => Standing::Lacks,
-            (false, None) => Standing::Unknown,
+            (false, Some(_)) if self.complete => Standing::Lacks,
+            (false, _) => Standing::Unknown,
         }
     }
 

@@ -76,6 +76,7 @@ impl Author {
                 .inventory
                 .as_ref()
                 .map_or(since, |(_, sequence)| *sequence),
+            complete: true,
             since,
             changes: Changes::gather(changes.iter().map(|(path, came)| (Tag::of(path), *came))),
         };
@@ -463,6 +464,7 @@ fn memory_is_bounded_however_many_keys_there_are() {
                 systems: Vec::new(),
                 inventory: None,
                 inventory_sequence: 0,
+                complete: true,
                 since: 0,
                 changes: Changes::gather((0..100).map(|n| (Tag::of(&path(2, n)), true))),
             })),
@@ -498,7 +500,7 @@ proptest! {
             for number in if many { number * 400 + 1000..number * 400 + 1350 } else { number..number + 1 } {
                 if came { truth.insert(path(1, number)); } else { truth.remove(&path(1, number)); }
             }
-            announcer.offer(truth.iter().copied().collect(), now.at);
+            announcer.offer(truth.iter().copied().collect(), true, now.at);
             if let Some(paths) = announcer.build(now.at) {
                 let inventory = Inventory::build(paths.iter().copied(), 1).unwrap();
                 let blob = blob_of(&inventory.to_bytes(), &inventory);

@@ -95,7 +95,7 @@ impl Speaker {
         let mut offered: Vec<PathHash> = self.paths.iter().copied().collect();
         offered.sort_unstable();
         offered.dedup();
-        self.announcer.offer(offered.into(), now);
+        self.announcer.offer(offered.into(), true, now);
     }
 }
 
@@ -187,7 +187,7 @@ impl<'a> Population<'a> {
             .with_relay_url("https://relay.example.org/".parse().unwrap());
         announcer.reached_at(addr, now);
         let paths = self.some_paths(PATHS);
-        announcer.offer(paths.iter().copied().collect(), now);
+        announcer.offer(paths.iter().copied().collect(), true, now);
         Speaker {
             key,
             announcer,
@@ -397,7 +397,7 @@ impl<'a> Population<'a> {
             if self.second == joins {
                 observer.joined = true;
                 let paths = observer.paths.clone();
-                observer.engine.handle(Event::Offered(paths), now);
+                observer.engine.handle(Event::Offered(paths, true), now);
                 let neighbour = self.speakers[number % self.speakers.len()].key.public();
                 let actions = observer.engine.handle(Event::NeighbourUp(neighbour), now);
                 self.perform(number, actions);

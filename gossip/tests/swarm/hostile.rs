@@ -131,6 +131,7 @@ fn offer(author: EndpointId, sequence: u64, number: u32) -> Announcement {
             systems: Vec::new(),
             inventory: None,
             inventory_sequence: 0,
+            complete: true,
             since: 0,
             changes: Changes::gather([(Tag::of(&path(number)), true)]),
         })),

@@ -162,7 +162,7 @@ impl Machine {
     }
 
     pub async fn offer(&self, numbers: Range<u32>) {
-        self.swarm.offer(numbers.map(path).collect()).await;
+        self.swarm.offer(numbers.map(path).collect(), true).await;
     }
 
     /// How many filters it fetched.

@@ -42,6 +42,8 @@ pub struct Announcer {
     pending: VecDeque<(Tag, bool)>,
     /// How many changes the last announcement had room for.
     room: usize,
+    /// How long the last announcement lives.
+    lifetime: Duration,
     last_sequence: u64,
     last_sent: Option<(Instant, usize)>,
     next: Option<Instant>,
@@ -81,6 +83,7 @@ impl Announcer {
             told: VecDeque::new(),
             pending: VecDeque::new(),
             room: limits::PATHS_WITHOUT_INVENTORY / 2,
+            lifetime: limits::LEAST_LIFETIME,
             last_sequence,
             last_sent: None,
             next: None,
@@ -189,8 +192,10 @@ impl Announcer {
             settled.max(allowed) <= now.at && self.soon.is_none()
         });
         // The swarm may have turned out larger than it seemed when the time was set.
+        // But what was said last must not expire before it is said again.
         let spaced = self.last_sent.is_none_or(|(at, size)| {
-            at + pacing::wait_after(size, authors).mul_f64(0.85) <= now.at
+            let wait = pacing::wait_after(size, authors).mul_f64(0.85);
+            at + wait.min(self.lifetime.mul_f64(0.7)) <= now.at
         });
         let heartbeat = spaced && self.next.is_some_and(|at| at <= now.at);
         if !(soon || changed || heartbeat) {
@@ -260,6 +265,7 @@ impl Announcer {
         self.soon = None;
         let lifetime = (interval * limits::LIFETIME_INTERVALS)
             .clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME);
+        self.lifetime = lifetime;
         Announcement {
             author: self.me,
             sequence: self.last_sequence,

@@ -167,6 +167,17 @@ fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
 }
 
 #[test]
+fn nobody_expires_where_the_swarm_turns_out_larger_than_it_seemed() {
+    let start = Instant::now();
+    let mut announcer = announcer();
+    announcer.offer(paths(0..5), true, start);
+    announcer.hurry(&mut rng(), start);
+    let first = run(&mut announcer, start, 0..30, 1).remove(0);
+    let second = run(&mut announcer, start, 30..10_000, 20_000).remove(0);
+    assert!(second.0 - first.0 < u64::from(first.1.lifetime));
+}
+
+#[test]
 fn numbers_rise_even_where_the_clock_falls_back() {
     let start = Instant::now();
     let mut announcer = announcer();

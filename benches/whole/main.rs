@@ -17,6 +17,7 @@ mod support;
 mod closure;
 mod hashing;
 mod lan;
+mod long_path;
 mod measure;
 mod own_store;
 mod peer;
@@ -36,13 +37,14 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 15] = [
+    let sections: [(&str, fn()); 16] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("providers", providers::run),
         ("unlimited", providers::run_unlimited),
         ("crowd", providers::run_crowd),
         ("memory", providers::run_memory),
+        ("long-path", long_path::run),
         ("hashing", hashing::run),
         ("closure", closure::run_large),
         ("small-paths", closure::run_small),

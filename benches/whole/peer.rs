@@ -162,7 +162,7 @@ fn role(name: &str) -> Command {
 }
 
 /// Gets a blob in a process of its own, which tells how long it took without its start.
-fn stock_get(address: &EndpointAddr, hash: BlobHash) -> Duration {
+pub fn stock_get(address: &EndpointAddr, hash: BlobHash) -> Duration {
     let output = role("get")
         .env(
             "PEERIX_BENCH_ADDRESS",
@@ -198,6 +198,7 @@ pub fn play(role: &str) {
     match role {
         "provide" => provide(),
         "get" => get_and_verify(),
+        "delay" => crate::long_path::delay(),
         other => panic!("no role {other}"),
     }
 }
@@ -224,7 +225,7 @@ fn get_and_verify() {
     let address: EndpointAddr =
         serde_json::from_str(&variable("PEERIX_BENCH_ADDRESS")).expect("JSON");
     let hash: BlobHash = variable("PEERIX_BENCH_HASH").parse().expect("a hash");
-    let client = Client::new();
+    let client = Client::anywhere();
     let connection = client
         .connect(&address, iroh_blobs::ALPN)
         .expect("a connection");

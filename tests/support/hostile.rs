@@ -107,7 +107,7 @@ impl Liar {
         let runtime = runtime();
         let behaviour = Arc::new(Behaviour::default());
         let (endpoint, router) = runtime.block_on(async {
-            let endpoint = bind().await;
+            let endpoint = bind([127, 0, 0, 1]).await;
             let router = Router::builder(endpoint.clone())
                 .accept(
                     lookup::ALPN,
@@ -394,8 +394,17 @@ pub struct Client {
 impl Client {
     /// Binds it on a free loopback port.
     pub fn new() -> Client {
+        Client::bound_to([127, 0, 0, 1])
+    }
+
+    /// One that reaches other hosts too.
+    pub fn anywhere() -> Client {
+        Client::bound_to([0, 0, 0, 0])
+    }
+
+    fn bound_to(address: [u8; 4]) -> Client {
         let runtime = runtime();
-        let endpoint = runtime.block_on(bind());
+        let endpoint = runtime.block_on(bind(address));
         Client { endpoint, runtime }
     }
 
@@ -496,13 +505,13 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-pub(super) async fn bind() -> Endpoint {
+pub(super) async fn bind(address: [u8; 4]) -> Endpoint {
     Endpoint::builder(presets::Minimal)
         .relay_mode(RelayMode::Disabled)
         .portmapper_config(PortmapperConfig::Disabled)
         .clear_ip_transports()
-        .bind_addr(SocketAddr::from(([127, 0, 0, 1], 0)))
-        .expect("a loopback address")
+        .bind_addr(SocketAddr::from((address, 0)))
+        .expect("a local address")
         .bind()
         .await
         .expect("a free port")

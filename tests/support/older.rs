@@ -159,7 +159,7 @@ impl PlayedOlder {
             asked: asked.clone(),
         };
         let (endpoint, router) = runtime.block_on(async {
-            let endpoint = bind().await;
+            let endpoint = bind([127, 0, 0, 1]).await;
             let router = Router::builder(endpoint.clone())
                 .accept(narinfo::ALPNS[0], played.clone())
                 .accept(nar::ALPNS[0], played)

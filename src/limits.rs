@@ -60,6 +60,9 @@ pub const CLAIMS_TRIED: usize = 8;
 /// How often a requester asks again while a provider is hashing.
 pub const HASHING_POLL: Duration = Duration::from_millis(100);
 
+/// Bytes a second that a provider hashes at least, once [`HASHING_STALL`] has passed.
+pub const HASHING_RATE: u64 = 5_000_000;
+
 /// How long a provider may report the same hashing progress before it counts as silent.
 pub const HASHING_STALL: Duration = Duration::from_secs(30);
 
@@ -127,6 +130,10 @@ pub const HEDGE_FREE: u64 = 8 * 1024 * 1024;
 /// How long a reader waits for a part that another fetcher of the same NAR is to get first.
 pub const FELLOW_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A fetcher of the same NAR that brings less than this part of what its source brings is not
+/// waited for.
+pub const FELLOW_SHARE: f64 = 8.0;
+
 /// When a transfer first looks who else has the blob; later looks come at growing distances.
 pub const LOOK_FIRST: Duration = Duration::from_millis(150);
 
@@ -145,6 +152,13 @@ pub const ASLEEP: Duration = Duration::from_secs(1);
 
 /// Requests that a provider may turn away in a row before it is left.
 pub const REFUSALS: u32 = 8;
+
+/// Parts in a row that a provider may say it holds, and not give.
+pub const ABSENCES: u32 = 3;
+
+/// Pieces (twice their number) of what a provider holds that are kept in mind: parts grow from few
+/// places at once.
+pub const PIECES_HELD: usize = 4096;
 
 /// How long a provider is left alone after it turned a request away, doubled each time.
 pub const REFUSED_REST: Duration = Duration::from_millis(100);
@@ -204,7 +218,7 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const OBSERVE_FIRST: Duration = Duration::from_secs(5);
 
 /// Bytes of one message that tells what is held: a thousand gaps fit.
-pub const OBSERVE_MAX_ITEM: usize = 16 * 1024;
+pub const OBSERVE_MAX_ITEM: usize = 8 * 1024;
 
 /// How often an observer is told what came since: four chunk groups at the least useful rate.
 pub const OBSERVE_EVERY: Duration = Duration::from_millis(250);

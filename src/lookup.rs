@@ -176,19 +176,29 @@ impl Lookup {
         whole.map(|(id, _)| id).collect()
     }
 
-    /// What all peers claim of a NAR now: every answer is waited for, within the deadline.
-    pub async fn all_claims(&self, path_hash: StorePathHash, nar_hash: NarHash) -> Option<Claims> {
+    /// Who has this blob now: every answer is waited for, within the deadline.
+    pub async fn holders_now(
+        &self,
+        path_hash: StorePathHash,
+        nar_hash: NarHash,
+        blob: BlobHash,
+    ) -> Holders {
         let candidates = self.0.peers.candidates();
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
         self.0.metrics.peer_requests.inc_by(candidates.len() as u64);
         let asked = candidates.iter().map(|peer| async move {
             let answer = peer.lookup(Mode::WantedNow, path_hash);
-            if let Ok(Some(claim)) = timeout_at(deadline.into(), answer).await {
-                self.note(peer, claim);
-            }
+            let claim = timeout_at(deadline.into(), answer).await.ok()??;
+            let whole = match claim {
+                Claim::Ready { blob_hash, .. } if blob_hash == blob => true,
+                Claim::Part { blob_hash, .. } if blob_hash == blob => false,
+                _ => return None,
+            };
+            let info = self.note(peer, claim)?;
+            (info.nar_hash == nar_hash).then_some((peer.id(), whole))
         });
-        futures_util::future::join_all(asked).await;
-        self.remembered(path_hash, nar_hash)
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().flatten().collect()
     }
 
     /// Drops who is remembered to have a NAR: the next request asks again.

@@ -236,7 +236,8 @@ impl Transfers {
         fresh: bool,
     ) -> Option<Claims> {
         let mut claims = self.0.lookup.claims(path_hash, nar_hash, fresh).await;
-        let mut progress = (0, Instant::now());
+        let begun = Instant::now();
+        let mut progress = (0, begun);
         let mut absences = 0;
         loop {
             match claims {
@@ -244,9 +245,12 @@ impl Transfers {
                 Some(claims) => {
                     absences = 0;
                     let done = claims.hashing.iter().map(|(_, done)| *done).max()?;
-                    if done != progress.0 {
+                    if done > progress.0 {
                         progress = (done, Instant::now());
-                    } else if progress.1.elapsed() > limits::HASHING_STALL {
+                    }
+                    let late = begun.elapsed().saturating_sub(limits::HASHING_STALL);
+                    let least = late.as_secs().saturating_mul(limits::HASHING_RATE);
+                    if progress.1.elapsed() > limits::HASHING_STALL || progress.0 < least {
                         return None;
                     }
                 }
@@ -285,16 +289,8 @@ impl Transfers {
     async fn start(&self, claims: &Claims, blob_hash: BlobHash) -> Option<Arc<Transfer>> {
         let path_hash = claims.info.path_hash();
         let slot = self.0.slots.clone().acquire_owned().await.ok()?;
-        let mut running = self.0.running.lock().await;
-        if let Some(transfer) = running.get(&path_hash)
-            && transfer.info.nar_hash == claims.info.nar_hash
-            && transfer.is_useful()
-        {
-            return Some(transfer.clone());
-        }
-        if self.0.stop.is_cancelled() {
-            return None;
-        }
+        // What rests of it may have to be read first: others don't wait for that. Who starts the
+        // same meanwhile gets the same download.
         let download = match self
             .0
             .store
@@ -309,6 +305,16 @@ impl Transfers {
                 return None;
             }
         };
+        let mut running = self.0.running.lock().await;
+        if let Some(transfer) = running.get(&path_hash)
+            && transfer.info.nar_hash == claims.info.nar_hash
+            && transfer.is_useful()
+        {
+            return Some(transfer.clone());
+        }
+        if self.0.stop.is_cancelled() {
+            return None;
+        }
         let claim = Claim {
             blob_hash,
             download,

@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -115,6 +115,7 @@ pub struct Peer {
     retry: Notify,
     /// Blob requests that this machine may have under way with it.
     pub(crate) streams: Semaphore,
+    asked: AtomicUsize,
     /// It is known from elsewhere than the local network: it stays.
     kept: AtomicBool,
     is_probed: AtomicBool,
@@ -223,6 +224,7 @@ impl Peers {
             wire: Arc::default(),
             retry: Notify::new(),
             streams: Semaphore::new(limits::STREAMS_PER_PEER),
+            asked: AtomicUsize::new(0),
             kept: AtomicBool::new(kept),
             is_probed: AtomicBool::new(false),
             gone: self.0.stop.child_token(),
@@ -511,6 +513,11 @@ impl Peers {
 }
 
 impl Peer {
+    /// Counts a request for a blob: they take turns on the connections that are kept.
+    pub fn next_stream(&self) -> usize {
+        self.asked.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// The peer's endpoint id.
     pub fn id(&self) -> EndpointId {
         self.id

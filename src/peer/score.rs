@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::metrics::Fault;
 
 /// Whether only a liar can cause this fault.
-fn is_lie(fault: Fault) -> bool {
+pub fn is_lie(fault: Fault) -> bool {
     matches!(fault, Fault::BadData | Fault::WrongNar)
 }
 

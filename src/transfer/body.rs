@@ -39,6 +39,8 @@ impl TransferBody {
 
     /// Waits until bytes after `offset` may be handed out, and reads some of them.
     async fn next(&self, offset: u64, end: u64) -> io::Result<Bytes> {
+        // Whoever resumes far ahead wants what lies there, not what lies before.
+        self.0.has_read_to(offset);
         let mut news = self.0.news();
         let readable = loop {
             let now = news.take();

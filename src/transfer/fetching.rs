@@ -1,7 +1,7 @@
 //! The shell of [`schedule`](super::schedule): requests, looks and observations as tasks.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     ops::Range,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use bao_tree::ByteRanges;
 use iroh::EndpointId;
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 use tracing::debug;
@@ -27,7 +27,10 @@ use super::{
 use crate::{
     limits,
     lookup::Holders,
-    peer::{peers::Peer, score::Fault},
+    peer::{
+        peers::Peer,
+        score::{Fault, is_lie},
+    },
 };
 
 /// Observations that wait to be taken: each is small, and the next one says it again.
@@ -51,7 +54,9 @@ struct Fetching<'a> {
     flows: HashMap<RequestId, Arc<Flow>>,
     requests: JoinSet<Ended>,
     looks: JoinSet<Holders>,
-    observed: HashSet<EndpointId>,
+    observed: HashMap<EndpointId, AbortHandle>,
+    /// Requests that were not made, to be told of.
+    refused: Vec<Event>,
     observations: JoinSet<EndpointId>,
     news: mpsc::Sender<(EndpointId, ByteRanges)>,
 }
@@ -78,7 +83,8 @@ impl Transfers {
             flows: HashMap::new(),
             requests: JoinSet::new(),
             looks: JoinSet::new(),
-            observed: HashSet::new(),
+            observed: HashMap::new(),
+            refused: Vec::new(),
             observations: JoinSet::new(),
             news,
         };
@@ -140,12 +146,31 @@ impl Fetching<'_> {
     }
 
     fn tell(&mut self, event: Event) {
+        // Before anything is cut, what came is counted: it is not fetched again.
+        if matches!(
+            event,
+            Event::Joined { .. } | Event::Left { .. } | Event::Ended { fault: Some(_), .. }
+        ) {
+            self.tell_progress();
+        }
+        self.handle(event);
+        while let Some(event) = self.refused.pop() {
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
         for action in self.schedule.handle(event, Instant::now()) {
             self.act(action);
         }
     }
 
     fn tick(&mut self) {
+        self.tell_progress();
+        self.tell(Event::Tick);
+    }
+
+    fn tell_progress(&mut self) {
         let progress: Vec<Event> = self
             .flows
             .iter()
@@ -156,9 +181,8 @@ impl Fetching<'_> {
             })
             .collect();
         for event in progress {
-            self.tell(event);
+            self.handle(event);
         }
-        self.tell(Event::Tick);
     }
 
     fn join(&mut self, holders: Holders) {
@@ -173,7 +197,7 @@ impl Fetching<'_> {
                 rate,
                 latency: latency.unwrap_or_default(),
             });
-            if !whole && self.observed.insert(id) {
+            if !whole && !self.observed.contains_key(&id) {
                 self.observe(peer);
             }
         }
@@ -183,8 +207,8 @@ impl Fetching<'_> {
         let peers = self.transfers.0.peers.clone();
         let (hash, size) = (self.claim.blob_hash, self.transfer.info.nar_size);
         let news = self.news.clone();
-        self.observations.spawn(async move {
-            let id = peer.id();
+        let id = peer.id();
+        let observation = self.observations.spawn(async move {
             let (held, mut holds) = mpsc::channel(1);
             let observing = async {
                 if let Ok(connection) = peers.blob_connection(&peer, 0).await {
@@ -202,6 +226,7 @@ impl Fetching<'_> {
             tokio::join!(observing, telling);
             id
         });
+        self.observed.insert(id, observation);
     }
 
     fn act(&mut self, action: Action) {
@@ -223,8 +248,7 @@ impl Fetching<'_> {
                 let blob_hash = self.claim.blob_hash;
                 self.looks.spawn(async move {
                     let (path_hash, nar_hash) = (transfer.info.path_hash(), transfer.info.nar_hash);
-                    let claims = lookup.all_claims(path_hash, nar_hash).await;
-                    claims.map_or_else(Vec::new, |claims| claims.holders(blob_hash))
+                    lookup.holders_now(path_hash, nar_hash, blob_hash).await
                 });
             }
             Action::Drop { provider, fault } => self.drop_provider(provider, fault),
@@ -235,12 +259,16 @@ impl Fetching<'_> {
         let inner = &self.transfers.0;
         let received = inner.metrics.bytes_received.clone();
         let flow = Arc::new(Flow::new(range.start, range.end, received));
-        self.flows.insert(request, flow.clone());
         let affordable = !hedge || self.transfers.may_hedge(range.end - range.start);
         let Some(peer) = inner.peers.get(id).filter(|_| affordable) else {
-            flow.cut(0);
+            self.refused.push(Event::Ended {
+                request,
+                delivered: range.start,
+                fault: None,
+            });
             return;
         };
+        self.flows.insert(request, flow.clone());
         let peers = inner.peers.clone();
         let (hash, size) = (self.claim.blob_hash, self.transfer.info.nar_size);
         let batches = self.batches.clone();
@@ -251,7 +279,7 @@ impl Fetching<'_> {
                     return Err(Fault::Disconnected);
                 };
                 flow.waits();
-                let index = usize::try_from(request).unwrap_or(0);
+                let index = peer.next_stream();
                 let bytes = range.end - range.start;
                 let connection = peers.blob_wire(&peer, index, bytes).await?;
                 fetch::fetch(connection, hash, size, range.clone(), &flow, &batches).await
@@ -296,7 +324,17 @@ impl Fetching<'_> {
     fn drop_provider(&mut self, id: EndpointId, fault: Fault) {
         let inner = &self.transfers.0;
         if let Some(peer) = inner.peers.get(id) {
-            inner.peers.fault(&peer, fault);
+            // What ended all transfers with it at once is one fault.
+            let known = peer.score(|score| score.is_backed_off(Instant::now()));
+            if known && !is_lie(fault) {
+                inner.metrics.count_fault(fault);
+            } else {
+                inner.peers.fault(&peer, fault);
+            }
+        }
+        // If it comes back, what it holds is told from the start.
+        if let Some(observation) = self.observed.remove(&id) {
+            observation.abort();
         }
         let info = &self.transfer.info;
         let blob_hash = self.claim.blob_hash;

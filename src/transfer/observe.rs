@@ -24,15 +24,18 @@ pub async fn observe(
         return;
     };
     let mut patience = limits::OBSERVE_FIRST;
+    let mut paced = tokio::time::interval(limits::OBSERVE_EVERY / 2);
+    paced.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let read = read_item(&mut recv);
         let Ok(Some(item)) = timeout(patience, read).await else {
             return;
         };
-        if news.send(bytes_of(&item.ranges, size)).await.is_err() {
+        if news.send(groups_of(&item.ranges, size)).await.is_err() {
             return;
         }
         patience = Duration::MAX;
+        paced.tick().await;
     }
 }
 
@@ -62,6 +65,24 @@ async fn read_item(recv: &mut RecvStream) -> Option<ObserveItem> {
     let mut bytes = vec![0; length];
     recv.read_exact(&mut bytes).await.ok()?;
     postcard::from_bytes(&bytes).ok()
+}
+
+/// The whole chunk groups among `ranges`, as bytes of a blob of `size` bytes.
+fn groups_of(ranges: &ChunkRanges, size: u64) -> ByteRanges {
+    let mut bytes = ByteRanges::empty();
+    for pair in bytes_of(ranges, size).boundaries().chunks(2) {
+        let start = pair[0].next_multiple_of(limits::CHUNK_GROUP);
+        let end = pair.get(1).copied().unwrap_or(size);
+        let end = if end < size {
+            end / limits::CHUNK_GROUP * limits::CHUNK_GROUP
+        } else {
+            size
+        };
+        if start < end {
+            bytes |= ByteRanges::from(start..end);
+        }
+    }
+    bytes
 }
 
 /// The bytes of a blob of `size` bytes that `ranges` of chunks cover.

@@ -12,6 +12,7 @@
 //! caller's.
 
 mod balance;
+mod fellows;
 mod provider;
 mod swarm;
 
@@ -137,7 +138,11 @@ pub enum Outcome {
 struct Request {
     provider: EndpointId,
     start: u64,
+    /// Where it is to end; a cut lowers it.
     end: u64,
+    /// Where it was to end: what comes before it is cut counts up to there.
+    limit: u64,
+    hedge: bool,
     delivered: u64,
     asked_at: Instant,
     silent: Duration,
@@ -146,6 +151,11 @@ struct Request {
 impl Request {
     fn remaining(&self) -> u64 {
         self.end.saturating_sub(self.delivered)
+    }
+
+    /// Whether anything is still wanted of it; else only its end is waited for.
+    fn is_active(&self) -> bool {
+        self.remaining() > 0
     }
 }
 
@@ -182,6 +192,10 @@ pub struct Schedule {
     looks: Looks,
     /// What is to be got from the source first, while others fetch the blob too.
     share: Option<ByteRanges>,
+    /// With whom it is shared.
+    fellows: Vec<EndpointId>,
+    /// Whether anything may be asked of a second provider too.
+    may_hedge: bool,
 }
 
 impl Schedule {
@@ -210,6 +224,8 @@ impl Schedule {
             woken_at: now,
             ticked_at: now,
             share: None,
+            fellows: Vec::new(),
+            may_hedge: true,
         }
     }
 
@@ -228,8 +244,11 @@ impl Schedule {
                 if let Some(provider) = self.providers.get_mut(&id)
                     && let Some(holds) = &mut provider.holds
                 {
-                    *holds |= ranges;
-                    *holds &= all;
+                    let more = &*holds | &(&ranges & &all);
+                    // What is in more pieces than anybody fetches is not worth the work.
+                    if more.boundaries().len() <= limits::PIECES_HELD {
+                        *holds = more;
+                    }
                 }
             }
             Event::Left { id } => self.remove(id, &mut actions),
@@ -253,7 +272,9 @@ impl Schedule {
             Event::Looked => {
                 self.looks.under_way = false;
                 self.looks.in_vain = self.providers.is_empty();
-                self.looks.due = self.looks.due.min(now + limits::LOOK_AGAIN);
+                if self.looks.in_vain {
+                    self.looks.due = now + limits::LOOK_AGAIN;
+                }
             }
             Event::Tick => self.tick(now, &mut actions),
         }
@@ -267,7 +288,7 @@ impl Schedule {
         if self.missing.is_empty() {
             return Outcome::Complete;
         }
-        let unasked = self.requests.is_empty() && !self.is_paused();
+        let unasked = !self.is_busy() && !self.is_paused();
         let patience = if self.has_arrived() {
             limits::LOOK_PATIENCE
         } else {
@@ -277,6 +298,12 @@ impl Schedule {
         let waited = alone.is_some_and(|since| now.saturating_duration_since(since) >= patience);
         let nobody = waited && self.looks.in_vain && !self.looks.under_way;
         let stuck = now.saturating_duration_since(self.arrived_at) > limits::STALL;
+        // One that turned us away is asked again, until it is left.
+        let stuck = stuck
+            && !self
+                .providers
+                .values()
+                .any(|provider| provider.is_resting(now));
         if unasked && (nobody || stuck) {
             return Outcome::Failed;
         }
@@ -285,13 +312,17 @@ impl Schedule {
 
     /// Whether time passing changes anything.
     pub fn wants_ticks(&self) -> bool {
-        !self.requests.is_empty() || (!self.missing.is_empty() && !self.is_paused())
+        self.is_busy() || (!self.missing.is_empty() && !self.is_paused())
     }
 
     /// The providers that are asked, or may be, with their measured bytes a second.
     pub fn rates(&self) -> impl Iterator<Item = (EndpointId, f64)> {
         let known = |(id, provider): (&EndpointId, &Provider)| Some((*id, provider.meter.rate()?));
         self.providers.iter().filter_map(known)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.requests.values().any(Request::is_active)
     }
 
     /// The reader is too far behind for anything to be asked.
@@ -337,6 +368,10 @@ impl Schedule {
         for request in self.requests_of(id) {
             self.cut(request, 0, actions);
         }
+        // Who was slow beside others may be the last.
+        for provider in self.providers.values_mut() {
+            provider.slow = false;
+        }
         self.reshare(actions);
     }
 
@@ -349,7 +384,10 @@ impl Schedule {
     }
 
     fn requests_of(&self, id: EndpointId) -> Vec<RequestId> {
-        let of = self.requests.iter().filter(|(_, r)| r.provider == id);
+        let of = self
+            .requests
+            .iter()
+            .filter(|(_, r)| r.provider == id && r.is_active());
         of.map(|(request, _)| *request).collect()
     }
 
@@ -358,14 +396,18 @@ impl Schedule {
         let Some(request) = self.requests.get_mut(&request) else {
             return;
         };
-        let delivered = delivered.min(request.end);
+        let delivered = delivered.min(request.limit);
         if delivered <= request.delivered {
             return;
         }
-        self.missing -= ByteRanges::from(request.delivered..delivered);
+        let arrived = ByteRanges::from(request.delivered..delivered);
+        self.missing -= arrived.clone();
+        // After a cut some may come that was open again.
+        self.open -= arrived;
         if let Some(provider) = self.providers.get_mut(&request.provider) {
             provider.meter.add(delivered - request.delivered);
             provider.refusals = 0;
+            provider.absences = 0;
         }
         request.delivered = delivered;
         self.arrived_at = now;
@@ -395,9 +437,16 @@ impl Schedule {
         };
         let took = now.saturating_duration_since(request.asked_at);
         match fault {
-            None => provider
-                .meter
-                .first(request.delivered - request.start, took),
+            None => {
+                let bytes = request.delivered - request.start;
+                provider.meter.first(bytes, took);
+                // To ask twice was too dear; it will be so a moment later.
+                if request.hedge && bytes == 0 {
+                    self.may_hedge = false;
+                }
+            }
+            // It turned away what was asked at once: that counts as one.
+            Some(Fault::Refused) if provider.is_resting(now) => {}
             // It has too much to do: it is asked for less, and later.
             Some(Fault::Refused) if provider.refusals < limits::REFUSALS => {
                 provider.refusals += 1;
@@ -406,7 +455,8 @@ impl Schedule {
                 provider.rests_until = Some(now + rest);
             }
             // A part that it does not hold any more, or not yet.
-            Some(Fault::Absent) if !provider.is_whole() => {
+            Some(Fault::Absent) if !provider.is_whole() && provider.absences < limits::ABSENCES => {
+                provider.absences += 1;
                 if let Some(holds) = &mut provider.holds {
                     *holds -= ByteRanges::from(request.delivered..request.end);
                 }
@@ -438,9 +488,6 @@ impl Schedule {
         }
         let rest = end..request.end;
         request.end = end;
-        if request.remaining() == 0 {
-            self.requests.remove(&id);
-        }
         actions.push(Action::Cut { request: id, end });
         self.reopen(rest);
     }
@@ -528,81 +575,22 @@ impl Schedule {
         if provider.is_resting(now) {
             return false;
         }
-        // The last source is never left for slowness alone.
-        !provider.slow || self.providers.values().all(|other| other.slow)
+        // The last source of anything is never left for slowness alone.
+        !provider.slow
+            || !self.providers.values().any(|other| {
+                let holds = other.holds.as_ref();
+                let has_some = holds.is_none_or(|holds| !self.open.is_disjoint(holds));
+                !other.slow && !other.is_resting(now) && has_some
+            })
     }
 
     /// Requests under way with `id`, and the bytes that they still owe.
     fn under_way(&self, id: EndpointId) -> (usize, u64) {
-        let of = self.requests.values().filter(|r| r.provider == id);
-        of.fold((0, 0), |(n, bytes), r| (n + 1, bytes + r.remaining()))
-    }
-
-    /// Open bytes that are this provider's to be asked for.
-    fn candidates(&self, provider: &Provider, now: Instant) -> ByteRanges {
-        if let Some(holds) = &provider.holds {
-            return &self.open & holds;
-        }
-        let Some(share) = &self.share else {
-            return self.open.clone();
-        };
-        // What a fellow has is got from it. What it is to get first comes soon, unless it lags.
-        let mut mine = &self.open & share;
-        for fellow in self.providers.values() {
-            if let Some(holds) = &fellow.holds {
-                mine -= holds.clone();
-            }
-        }
-        if mine.is_empty() && self.is_starved(now) {
-            let head = self.head.0;
-            let unit = swarm::unit(self.size);
-            return &self.open & &ByteRanges::from(head..head.saturating_add(unit));
-        }
-        mine
-    }
-
-    /// The reader's next byte has not moved for longer than a fellow takes to get a unit and to
-    /// pass it on, at the rate at which the source serves us.
-    fn is_starved(&self, now: Instant) -> bool {
-        let sources = self.providers.values().filter(|p| p.is_whole());
-        let rates = sources.filter_map(|provider| provider.meter.rate());
-        let unit = swarm::unit(self.size) as f64;
-        let usual = Duration::from_secs_f64(4.0 * unit / rates.fold(unit, f64::max));
-        let waited = now.saturating_duration_since(self.head.1);
-        waited > limits::FELLOW_PATIENCE + usual
-    }
-
-    /// Works out anew who gets what from the source, and ends what is no longer ours to ask.
-    fn reshare(&mut self, actions: &mut Vec<Action>) {
-        let has_source = self.providers.values().any(Provider::is_whole);
-        let fellows: Vec<EndpointId> = self
-            .providers
-            .iter()
-            .filter(|(_, provider)| !provider.is_whole() && !provider.lags)
-            .map(|(id, _)| *id)
-            .collect();
-        if fellows.is_empty() || !has_source {
-            self.share = None;
-            return;
-        }
-        let share = swarm::share(self.me, &fellows, self.size);
-        let cuts: Vec<(RequestId, u64)> = self
+        let of = self
             .requests
-            .iter()
-            .filter(|(_, r)| {
-                let provider = self.providers.get(&r.provider);
-                provider.is_some_and(Provider::is_whole)
-            })
-            .filter_map(|(id, r)| {
-                let rest = ByteRanges::from(r.delivered..r.end);
-                let foreign = &rest - &share;
-                Some((*id, *foreign.boundaries().first()?))
-            })
-            .collect();
-        self.share = Some(share);
-        for (request, end) in cuts {
-            self.cut(request, end, actions);
-        }
+            .values()
+            .filter(|r| r.provider == id && r.is_active());
+        of.fold((0, 0), |(n, bytes), r| (n + 1, bytes + r.remaining()))
     }
 
     fn ask(
@@ -622,6 +610,8 @@ impl Schedule {
                 provider,
                 start: range.start,
                 end: range.end,
+                limit: range.end,
+                hedge,
                 delivered: range.start,
                 asked_at: now,
                 silent: Duration::ZERO,

@@ -171,8 +171,15 @@ fn a_crawling_provider_does_not_hold_up_a_fast_one() {
     let b = NixStore::new();
     let receiver = nar.receiver(&b, &[&crawling, &fast]);
     let target = receiver.nar_target(&nar.path);
+    let begun = Instant::now();
     let body = read_nar(receiver.http(), &target, |_| {});
     nar.assert_arrived(&body, &receiver);
+    // Three seconds at the fast one's rate; a minute and more if the other held it up.
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
     let crawled = crawling.metric("peerix_bytes_sent_total").unwrap_or(0.0);
     assert!(crawled < 0.01 * nar.size as f64, "{crawled}");
 }
@@ -208,6 +215,11 @@ fn a_provider_that_never_answers_is_left_for_another() {
         let target = receiver.nar_target(&nar.path);
         let body = read_nar(receiver.http(), &target, |_| {});
         nar.assert_arrived(&body, &receiver);
+        assert!(
+            body.longest_pause < Duration::from_secs(20),
+            "{:?}",
+            body.longest_pause
+        );
     }
 }
 
@@ -229,6 +241,8 @@ fn a_provider_that_flips_bits_is_left_and_the_response_goes_on() {
     let target = receiver.nar_target(&nar.path);
     let body = read_nar(receiver.http(), &target, |_| {});
     nar.assert_arrived(&body, &receiver);
+    // It was asked for some of it, though maybe not for the byte that it flips.
+    assert!(liar.bytes_sent() > 0);
 }
 
 #[test]

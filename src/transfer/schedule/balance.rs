@@ -15,8 +15,9 @@ const TAKEOVERS_A_TICK: usize = 4;
 struct Takeover {
     request: RequestId,
     by: EndpointId,
-    /// Where the taker begins; the end of the request is its end.
+    /// Where the taker begins, and the request ended so far.
     from: u64,
+    end: u64,
     /// The bytes are so few that both may bring them.
     duplicate: bool,
 }
@@ -25,12 +26,18 @@ impl Schedule {
     pub(super) fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.notice_sleep(now);
         for (id, provider) in &mut self.providers {
-            let busy = self.requests.values().any(|r| r.provider == *id);
+            let busy = self
+                .requests
+                .values()
+                .any(|r| r.provider == *id && r.is_active());
             provider.meter.sample(busy, now);
         }
         self.leave_silent(actions);
         self.leave_slow(now, actions);
-        self.leave_lagging(now, actions);
+        self.leave_lagging(now);
+        if self.fellows() != self.fellows {
+            self.reshare(actions);
+        }
         self.hedge_small(now, actions);
         for _ in 0..TAKEOVERS_A_TICK {
             let Some(takeover) = self.find_takeover(now) else {
@@ -39,17 +46,11 @@ impl Schedule {
             if !takeover.duplicate {
                 self.cut(takeover.request, takeover.from, actions);
             }
-            let end = takeover.from.max(self.end_of(&takeover));
-            if end <= takeover.from {
+            if takeover.end <= takeover.from {
                 return;
             }
-            self.ask(
-                takeover.by,
-                takeover.from..end,
-                takeover.duplicate,
-                now,
-                actions,
-            );
+            let range = takeover.from..takeover.end;
+            self.ask(takeover.by, range, takeover.duplicate, now, actions);
         }
     }
 
@@ -63,21 +64,6 @@ impl Schedule {
         let awake = now.saturating_duration_since(self.woken_at);
         for request in self.requests.values_mut() {
             request.silent = request.silent.min(awake);
-        }
-    }
-
-    /// How far the taker goes: to the end of what was cut off, or of what it doubles.
-    fn end_of(&self, takeover: &Takeover) -> u64 {
-        if takeover.duplicate {
-            return self
-                .requests
-                .get(&takeover.request)
-                .map_or(takeover.from, |r| r.end);
-        }
-        let open = &self.open & &ByteRanges::from(takeover.from..self.size);
-        match open.boundaries() {
-            [start, end, ..] if *start == takeover.from => *end,
-            _ => takeover.from,
         }
     }
 
@@ -99,7 +85,11 @@ impl Schedule {
             let impatient = limits::STALL_ELSEWHERE.max(provider.latency * 4);
             let mut stalled = Vec::new();
             let mut moving = false;
-            for (request, r) in self.requests.iter().filter(|(_, r)| r.provider == id) {
+            let asked = self
+                .requests
+                .iter()
+                .filter(|(_, r)| r.provider == id && r.is_active());
+            for (request, r) in asked {
                 let patience = if self.others_hold(r) {
                     impatient.min(limits::STALL)
                 } else {
@@ -164,37 +154,14 @@ impl Schedule {
         }
     }
 
-    /// Counts on those no longer who were to get the reader's next bytes first, and did not.
-    fn leave_lagging(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.share.is_none() || !self.is_starved(now) || !self.open.contains(&self.head.0) {
-            return;
-        }
-        let unit = self.head.0 / super::swarm::unit(self.size);
-        let fellows: Vec<EndpointId> = self
-            .providers
-            .iter()
-            .filter(|(_, provider)| !provider.is_whole() && !provider.lags)
-            .map(|(id, _)| *id)
-            .collect();
-        let first = super::swarm::first(self.me, &fellows, unit);
-        let Some(lagging) = self.providers.get_mut(&first) else {
-            return;
-        };
-        let holds = lagging.holds.as_ref();
-        if holds.is_none_or(|holds| holds.contains(&self.head.0)) {
-            return;
-        }
-        lagging.lags = true;
-        self.reshare(actions);
-    }
-
     /// A small NAR is one request; where it takes longer than usual, another provider is asked
     /// as well.
     fn hedge_small(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.size > limits::CHECKED_FIRST || self.requests.len() != 1 || !self.open.is_empty() {
+        if self.size > limits::CHECKED_FIRST || !self.may_hedge || !self.open.is_empty() {
             return;
         }
-        let Some(request) = self.requests.values().next() else {
+        let mut active = self.requests.values().filter(|r| r.is_active());
+        let (Some(request), None) = (active.next(), active.next()) else {
             return;
         };
         let Some(asked) = self.providers.get(&request.provider) else {
@@ -240,10 +207,6 @@ impl Schedule {
                 if !usable || !(is_head || idle.contains(by)) {
                     continue;
                 }
-                // While others fetch it too, the source has better to do than what they bring.
-                if self.share.is_some() && taker.is_whole() && !self.is_starved(now) {
-                    continue;
-                }
                 let (streams, _) = self.under_way(*by);
                 if streams > taker.capacity(self.providers.len()).streams {
                     continue;
@@ -251,13 +214,25 @@ impl Schedule {
                 let queued = 0;
                 let all = taker.expected(request.remaining(), queued);
                 let gain = expected.saturating_sub(all);
-                if expected < all * 2 || gain < limits::TAKEOVER_GAIN {
+                // While others fetch it too, the source has better to do than what they bring
+                // in good time.
+                let spared = self.share.is_some() && taker.is_whole() && !self.is_starved(now);
+                let worth = if spared {
+                    limits::FELLOW_PATIENCE * 2
+                } else {
+                    limits::TAKEOVER_GAIN
+                };
+                if expected < all * 2 || gain < worth {
+                    continue;
+                }
+                let takeover = self.takeover(*id, request, *by, taker, now);
+                if takeover.duplicate && !self.may_hedge {
                     continue;
                 }
                 if best.as_ref().is_some_and(|(most, _)| *most >= gain) {
                     continue;
                 }
-                best = Some((gain, self.takeover(*id, request, *by, taker, now)));
+                best = Some((gain, takeover));
             }
         }
         best.map(|(_, takeover)| takeover)
@@ -322,6 +297,7 @@ impl Schedule {
                 request: id,
                 by,
                 from: request.delivered / limits::CHUNK_GROUP * limits::CHUNK_GROUP,
+                end: request.end,
                 duplicate: true,
             };
         }
@@ -335,6 +311,7 @@ impl Schedule {
             from: from
                 .min(request.end.saturating_sub(1) / limits::CHUNK_GROUP * limits::CHUNK_GROUP)
                 .max(request.delivered),
+            end: request.end,
             duplicate: false,
         }
     }

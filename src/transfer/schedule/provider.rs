@@ -84,6 +84,8 @@ pub(super) struct Provider {
     pub(super) slow: bool,
     /// Requests that it turned away in a row.
     pub(super) refusals: u32,
+    /// Parts in a row that it said it held, and did not give.
+    pub(super) absences: u32,
     /// Not asked before this, after it turned a request away.
     pub(super) rests_until: Option<Instant>,
     /// At most so many requests at once, after it turned some away.
@@ -117,6 +119,7 @@ impl Provider {
             joined_at: now,
             slow: false,
             refusals: 0,
+            absences: 0,
             rests_until: None,
             streams_cap: usize::MAX,
             lags: false,

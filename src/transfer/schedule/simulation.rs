@@ -85,6 +85,11 @@ impl World {
         self.add(uplink, latency, ByteRanges::from(0..self.size))
     }
 
+    /// A node that has the bytes `have` left of an earlier download.
+    pub(super) fn part(&mut self, uplink: f64, have: ByteRanges) -> usize {
+        self.add(uplink, 1, have)
+    }
+
     /// A node that fetches the blob and knows the sources.
     pub(super) fn fetcher(&mut self, uplink: f64) -> usize {
         let node = self.add(uplink, 1, ByteRanges::empty());
@@ -275,7 +280,8 @@ impl World {
             if due {
                 self.nodes[node].looks.retain(|at| *at > now);
                 for other in 0..self.nodes.len() {
-                    let live = self.nodes[other].schedule.is_some() || self.is_whole(other);
+                    let holds = !self.nodes[other].have.is_empty();
+                    let live = self.nodes[other].schedule.is_some() || holds;
                     let silent = self.nodes[other]
                         .silent_from
                         .is_some_and(|at| self.elapsed() >= at);
@@ -410,6 +416,46 @@ fn a_flash_crowd_is_served_at_little_more_than_one_copy_of_the_source() {
     let sent = world.nodes[source].sent as f64 / size as f64;
     assert!(last < bound * 1.4, "{last} s of a bound of {bound} s");
     assert!(sent < 1.1, "the source sent {sent} copies");
+}
+
+#[test]
+fn a_slow_fellow_that_holds_most_of_it_does_not_hold_it_back() {
+    let size = 100_000_000;
+    let alone = seconds_from(&[10.0 * MB], size);
+    let mut world = World::new(size);
+    world.source(10.0 * MB, 1);
+    world.part(0.1 * MB, ByteRanges::from(0..60_000_000));
+    world.fetcher(0.0);
+    let took = world.run(Duration::from_secs(600)).as_secs_f64();
+    assert!(took < alone * 1.3, "{took} and {alone}");
+}
+
+#[test]
+fn a_fast_fellow_that_holds_most_of_it_helps() {
+    let size = 100_000_000;
+    let alone = seconds_from(&[2.0 * MB], size);
+    let mut world = World::new(size);
+    world.source(2.0 * MB, 1);
+    world.part(20.0 * MB, ByteRanges::from(0..60_000_000));
+    world.fetcher(0.0);
+    let took = world.run(Duration::from_secs(600)).as_secs_f64();
+    assert!(took < alone * 0.55, "{took} and {alone}");
+}
+
+#[test]
+fn fellows_with_unlike_uplinks_all_finish() {
+    let size = 64_000_000;
+    let mut world = World::new(size);
+    let source = world.source(4.0 * MB, 2);
+    for uplink in [0.2, 1.0, 4.0, 8.0] {
+        world.fetcher(uplink * MB);
+    }
+    let last = world.run(Duration::from_secs(600)).as_secs_f64();
+    let copies = world.nodes[source].sent as f64 / size as f64;
+    assert!(
+        last < 64.0,
+        "{last} s, {copies} copies: no better than each alone"
+    );
 }
 
 #[test]

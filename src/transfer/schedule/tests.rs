@@ -144,6 +144,70 @@ fn nothing_is_asked_for_too_far_ahead_of_the_reader() {
     assert!(!asks(&schedule.handle(read, hour)).is_empty());
 }
 
+#[test]
+fn a_hedge_that_was_too_dear_is_not_waited_for() {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(id(9), 65_536, ByteRanges::from(0..65_536), now);
+    let first = asks(&schedule.handle(joined(1), now));
+    schedule.handle(joined(2), now);
+    let later = now + limits::HEDGE_LEAST * 2;
+    let (hedge, ..) = asks(&schedule.handle(Event::Tick, later))[0].clone();
+    let declined = Event::Ended {
+        request: hedge,
+        delivered: 0,
+        fault: None,
+    };
+    assert!(asks(&schedule.handle(declined, later)).is_empty());
+    assert!(asks(&schedule.handle(Event::Tick, later)).is_empty());
+    // The first one fails, and the other is asked after all.
+    let failed = Event::Ended {
+        request: first[0].0,
+        delivered: 0,
+        fault: Some(Fault::Disconnected),
+    };
+    let again = asks(&schedule.handle(failed, later));
+    assert_eq!((again[0].1, again[0].2.clone()), (id(2), 0..65_536));
+}
+
+#[test]
+fn what_came_just_before_a_cut_is_not_fetched_again() {
+    let now = Instant::now();
+    let mut schedule = Schedule::new(id(9), 10 * MIB, ByteRanges::from(0..10 * MIB), now);
+    let (request, _, range) = asks(&schedule.handle(joined(1), now))[0].clone();
+    schedule.handle(Event::Left { id: id(1) }, now);
+    assert!(schedule.open.contains(&range.start));
+    let delivered = range.start + 4 * limits::CHUNK_GROUP;
+    let ended = Event::Ended {
+        request,
+        delivered,
+        fault: None,
+    };
+    schedule.handle(ended, now);
+    let again = asks(&schedule.handle(joined(2), now));
+    assert_eq!(again[0].2.start, delivered);
+}
+
+#[test]
+fn a_slow_provider_is_asked_for_what_no_fast_one_holds() {
+    let start = Instant::now();
+    let mut schedule = Schedule::new(id(9), 100 * MIB, ByteRanges::from(0..100 * MIB), start);
+    schedule.handle(joined(1), start);
+    if let Some(provider) = schedule.providers.get_mut(&id(1)) {
+        provider.slow = true;
+    }
+    for request in schedule.requests_of(id(1)) {
+        schedule.cut(request, 0, &mut Vec::new());
+    }
+    let part = Event::Joined {
+        id: id(2),
+        whole: false,
+        rate: None,
+        latency: Duration::ZERO,
+    };
+    let asked = asks(&schedule.handle(part, start));
+    assert!(asked.iter().any(|(_, of, _)| *of == id(1)), "{asked:?}");
+}
+
 proptest! {
     /// Whatever providers do, every byte is asked for, none is forgotten, and it ends.
     #[test]

@@ -51,7 +51,20 @@ impl Transfers {
             } else {
                 &self.0.metrics.upstream_bytes_received
             };
-            for holder in source.holders(&transfer.info).await {
+            let mut holders = source.holders(&transfer.info).await;
+            let tried: Vec<String> = holders.iter().map(|holder| holder.name()).collect();
+            let mut asked_again = false;
+            holders.reverse();
+            while let Some(holder) = match holders.pop() {
+                // Those that failed were perhaps the first to answer, and others have it too.
+                None if !asked_again && !tried.is_empty() => {
+                    asked_again = true;
+                    holders = source.holders(&transfer.info).await;
+                    holders.retain(|holder| !tried.contains(&holder.name()));
+                    holders.pop()
+                }
+                holder => holder,
+            } {
                 debug!(holder = holder.name(), path = %transfer.info.store_path, "a whole NAR is asked for");
                 match self.receive(transfer, &*holder, received).await {
                     Ok(right) => {

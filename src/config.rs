@@ -119,6 +119,8 @@ pub struct Config {
     pub excluded: Patterns,
     /// How many paths are looked up upstream at once.
     pub filter_concurrency: usize,
+    /// The swarm to take part in, if any.
+    pub swarm: Option<String>,
     /// What is announced of what is offered; all of it where nothing is said, but to a tracker that
     /// knows nothing of signatures only what is said.
     pub announce: Option<Announce>,

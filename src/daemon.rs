@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::Context;
 use iroh::address_lookup::MemoryLookup;
+use peerix_gossip::Links;
 use peerix_store::{Store, nix::StorePathHash};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,7 +32,7 @@ use crate::{
     control::{self, ControlSocket},
     http::{self, HttpState, StatusSource},
     lan, limits,
-    lookup::Lookup,
+    lookup::{self, Lookup},
     machine,
     metrics::Metrics,
     offer::{Announce, Filter, OfferPolicy, OfferRules, public::PublicPaths},
@@ -50,6 +51,7 @@ use crate::{
     share,
     signing::{Signing, SigningKey},
     state_dir::StateDir,
+    swarm::Swarm,
     transfer::{
         Transfers,
         whole::{WholeNarSource, WholeNarSources},
@@ -100,6 +102,10 @@ pub async fn run(
 
     let metrics = Arc::new(Metrics::new());
     let known = MemoryLookup::new();
+    // Gossip dials the addresses that its members tell it, which may be anywhere.
+    let swarm_name = config.swarm.as_deref();
+    let swarm_name = swarm_name.filter(|_| config.mode != Mode::Lan);
+    let links = Links::new(swarm_name.unwrap_or_default());
     let admission = Admission::new(&config.allow_peers, &config.deny_peers);
     let open = OpenConnections::default();
     let endpoint = peer::endpoint::bind(
@@ -109,8 +115,12 @@ pub async fn run(
         known.clone(),
         admission,
         open.clone(),
+        links.clone(),
     )
     .await?;
+    let swarm = swarm_name
+        .map(|name| Swarm::start(name, &endpoint, links, known.clone(), state_dir.clone()));
+    let (swarm, changes) = swarm.unzip();
     let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
     let trust = trusting();
     let offer = Arc::new(OfferPolicy::remembering(
@@ -182,15 +192,16 @@ pub async fn run(
     let upstream = upstream(&config, &metrics)?;
     sources.push(Arc::new(upstream.clone()));
     let sources: WholeNarSources = sources.into();
-    let lookup = Lookup::new(
-        store.clone(),
-        peers.clone(),
-        trust.clone(),
-        offer.clone(),
-        metrics.clone(),
-        !config.upstream_caches.is_empty(),
-        sources.clone(),
-    );
+    let lookup = Lookup::new(lookup::Parts {
+        store: store.clone(),
+        peers: peers.clone(),
+        trust: trust.clone(),
+        offer: offer.clone(),
+        metrics: metrics.clone(),
+        references_assumed: !config.upstream_caches.is_empty(),
+        sources: sources.clone(),
+        swarm: swarm.clone(),
+    });
     let transfers = Transfers::new(
         store.clone(),
         peers.clone(),
@@ -211,11 +222,15 @@ pub async fn run(
         budgets: Budgets::new(config.hash_per_day),
         peers: &peers,
         metrics: &metrics,
+        swarm: &swarm,
         within: networks.clone().filter(|_| config.mode == Mode::Lan),
     };
     let router = protocols.accept_on(&endpoint);
     for peer in &config.peers {
         peers.add(peer.clone());
+    }
+    if let Some(swarm) = &swarm {
+        swarm.gossip().join(config.peers.clone());
     }
 
     let node = Arc::new(Node::new(Parts {
@@ -236,6 +251,7 @@ pub async fn run(
         mode: config.mode,
         lan_discovery: config.lan_discovery,
         gate: gate.clone(),
+        swarm: swarm.clone(),
     }));
     let state =
         HttpState::new(node.clone(), metrics, node.clone(), config.priority).on_networks(networks);
@@ -274,6 +290,10 @@ pub async fn run(
             .scan_now_and_then(config.scan_interval, stop.clone()),
     );
 
+    if let (Some(swarm), Some(changes)) = (&swarm, changes) {
+        tasks.spawn(swarm.clone().follow(peers.clone(), changes, stop.clone()));
+    }
+
     state_dir.publish_http_address(http_address)?;
     announce_ready(http_address, &node);
     if state_dir.is_new() {
@@ -290,7 +310,12 @@ pub async fn run(
     transfers.shutdown().await;
     let _ = timeout(SERVERS_GRACE, tasks.wait()).await;
     upstream.shutdown().await;
-    peers.shutdown().await;
+    let leave = async {
+        if let Some(swarm) = &swarm {
+            swarm.shutdown().await;
+        }
+    };
+    let _ = tokio::join!(peers.shutdown(), timeout(limits::CLOSE_TIMEOUT, leave));
     let _ = timeout(limits::CLOSE_TIMEOUT, router.shutdown()).await;
     store.shutdown().await;
     state_dir.withdraw_http_address()?;
@@ -360,11 +385,15 @@ fn announce_first_start(config: &Config) {
         Announce::Shared => "what you share",
         Announce::None => "nothing",
     };
+    let swarm = match config.swarm.as_ref().filter(|_| config.mode != Mode::Lan) {
+        Some(name) => format!("the swarm `{name}`"),
+        None => "no swarm".to_owned(),
+    };
     let trackers = match config.trackers.as_slice() {
         [] => "no tracker".to_owned(),
         trackers => trackers.join(", "),
     };
     eprintln!(
-        "peerix: offered to peers that ask: {offered}, and what you share by hand; announced: {announced}, to the peers of this machine and {trackers} (--filter-mode, --announce, --tracker)"
+        "peerix: offered to peers that ask: {offered}, and what you share by hand; announced: {announced}, to {swarm} and {trackers} (--filter-mode, --announce, --swarm, --tracker)"
     );
 }

@@ -25,6 +25,7 @@ pub mod share;
 pub mod signing;
 pub mod state_dir;
 pub mod substituter;
+pub mod swarm;
 pub mod ticket;
 pub mod transfer;
 pub mod trust;

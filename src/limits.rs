@@ -36,6 +36,21 @@ pub const LOOKUP_DEADLINE_LEAST: Duration = Duration::from_millis(200);
 /// the internet. With what the peers took before it, a miss stays under a second.
 pub const LOOKUP_ELSEWHERE: Duration = Duration::from_millis(500);
 
+/// Peers that only the swarm found which are kept connected without having been asked for anything.
+pub const SWARM_PEERS_KEPT: usize = 32;
+
+/// Peers that only the swarm found which are kept connected in all: a task and a connection each.
+pub const SWARM_PEERS: usize = 256;
+
+/// Peers of the swarm that are remembered for the next start.
+pub const SWARM_PEERS_REMEMBERED: usize = 32;
+
+/// How often they are written down, beside at the end.
+pub const SWARM_REMEMBER_EVERY: Duration = Duration::from_secs(600);
+
+/// Bytes of the file in which they are: a few hundred each.
+pub const SWARM_MEMORY_SIZE: u64 = 64 * 1024;
+
 /// Peers asked for one path at once: all on a small network, where each is a millisecond away.
 pub const LOOKUP_PEERS: usize = 16;
 

@@ -28,6 +28,7 @@ use crate::{
         peers::{Peer, Peers},
         score::Fault,
     },
+    swarm::Swarm,
     transfer::whole::WholeNarSources,
     trust::Trust,
 };
@@ -72,23 +73,39 @@ struct Inner {
     metrics: Arc<Metrics>,
     references_assumed: bool,
     sources: WholeNarSources,
+    swarm: Option<Swarm>,
     claims: Mutex<LruCache<(StorePathHash, NarHash), Claims>>,
 }
 
+/// What a lookup works with.
+#[expect(missing_docs, reason = "the types say it")]
+pub struct Parts {
+    pub store: Store,
+    pub peers: Peers,
+    pub trust: Trust,
+    pub offer: Arc<OfferPolicy>,
+    pub metrics: Arc<Metrics>,
+    /// An upstream is enabled, so that a path's references can be had there and needn't be asked
+    /// for.
+    pub references_assumed: bool,
+    pub sources: WholeNarSources,
+    /// What its inventories tell saves asking.
+    pub swarm: Option<Swarm>,
+}
+
 impl Lookup {
-    /// Makes a lookup over `store`, `peers` and `sources`.
-    ///
-    /// `references_assumed`: an upstream is enabled, so that a path's references can be had
-    /// there and needn't be asked for.
-    pub fn new(
-        store: Store,
-        peers: Peers,
-        trust: Trust,
-        offer: Arc<OfferPolicy>,
-        metrics: Arc<Metrics>,
-        references_assumed: bool,
-        sources: WholeNarSources,
-    ) -> Self {
+    /// Makes a lookup over the store, the peers and the sources.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            store,
+            peers,
+            trust,
+            offer,
+            metrics,
+            references_assumed,
+            sources,
+            swarm,
+        } = parts;
         let remembered = NonZeroUsize::new(limits::CLAIMS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self(Arc::new(Inner {
             store,
@@ -98,6 +115,7 @@ impl Lookup {
             metrics,
             references_assumed,
             sources,
+            swarm,
             claims: Mutex::new(LruCache::new(remembered)),
         }))
     }
@@ -120,7 +138,7 @@ impl Lookup {
             Ok(None) => {}
             Err(error) => debug!(%error, "the store could not be asked"),
         }
-        let candidates = self.0.peers.candidates();
+        let candidates = self.may_have(path_hash);
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
         let from_peers = self.ask(&candidates, path_hash, Mode::Narinfo, None, deadline);
         let info = self.or_elsewhere(path_hash, from_peers, deadline).await?;
@@ -132,6 +150,26 @@ impl Lookup {
             return None;
         }
         Some(info)
+    }
+
+    /// The peers to ask for a path: not those that are known to lack it.
+    fn may_have(&self, path_hash: StorePathHash) -> Vec<Arc<Peer>> {
+        match &self.0.swarm {
+            Some(swarm) => swarm.candidates(&self.0.peers, path_hash),
+            None => self.0.peers.candidates(),
+        }
+    }
+
+    /// The same for a path that somebody has: also those who got, or are getting, it a moment ago.
+    fn may_have_by_now(&self, path_hash: StorePathHash) -> Vec<Arc<Peer>> {
+        let mut candidates = self.may_have(path_hash);
+        for peer in self.0.peers.candidates() {
+            if candidates.iter().all(|other| other.id() != peer.id()) {
+                candidates.push(peer);
+            }
+        }
+        candidates.truncate(limits::LOOKUP_PEERS);
+        candidates
     }
 
     /// What peers claim of the NAR `nar_hash` of a path, from memory or asked now.
@@ -149,7 +187,7 @@ impl Lookup {
             return Some(claims);
         }
         self.forget_holders(path_hash, nar_hash);
-        let candidates = self.0.peers.candidates();
+        let candidates = self.may_have_by_now(path_hash);
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
         self.ask(
             &candidates,
@@ -183,7 +221,7 @@ impl Lookup {
         nar_hash: NarHash,
         blob: BlobHash,
     ) -> Holders {
-        let candidates = self.0.peers.candidates();
+        let candidates = self.may_have_by_now(path_hash);
         let deadline = Instant::now() + self.0.peers.deadline(&candidates);
         self.0.metrics.peer_requests.inc_by(candidates.len() as u64);
         let asked = candidates.iter().map(|peer| async move {
@@ -263,7 +301,8 @@ impl Lookup {
                 Ok(Some((peer, claim))) => {
                     silent.remove(&peer.id());
                     let is_part = matches!(claim, Some(Claim::Part { .. }));
-                    let Some(info) = claim.and_then(|claim| self.note(&peer, claim)) else {
+                    let Some(info) = claim.and_then(|claim| self.take(&peer, path_hash, claim))
+                    else {
                         continue;
                     };
                     // To fetch it, somebody must vouch for the blob hash.
@@ -275,7 +314,7 @@ impl Lookup {
                         let lookup = self.clone();
                         tokio::spawn(async move {
                             while let Some((peer, claim)) = asked.next().await {
-                                claim.and_then(|claim| lookup.note(&peer, claim));
+                                claim.and_then(|claim| lookup.take(&peer, path_hash, claim));
                             }
                         });
                     }
@@ -304,6 +343,15 @@ impl Lookup {
             heard_at: Instant::now(),
         });
         note(claims)
+    }
+
+    /// As [`Self::note`], and the swarm learns whether the peer's inventory was right.
+    fn take(&self, peer: &Peer, path_hash: StorePathHash, claim: Claim) -> Option<PathInfo> {
+        let info = self.note(peer, claim);
+        if let Some(swarm) = &self.0.swarm {
+            swarm.answered(peer, path_hash, info.is_some());
+        }
+        info
     }
 
     /// Remembers a claim if its fields are trusted, and returns them.
@@ -370,6 +418,10 @@ impl Lookup {
             .into_iter()
             .zip(held)
             .filter_map(|(path_hash, nar)| nar.is_none().then_some(path_hash))
+            .filter(|path_hash| {
+                let claims = |swarm: &Swarm| swarm.claims(*path_hash);
+                !self.0.swarm.as_ref().is_some_and(claims)
+            })
             .collect();
         let mut asked: FuturesUnordered<_> = missing
             .iter()

@@ -140,6 +140,12 @@ impl OfferPolicy {
         }
     }
 
+    /// What is announced of what is offered.
+    #[must_use]
+    pub fn announces(&self) -> Announce {
+        self.rules.announce
+    }
+
     /// Returns what is told of a path that this machine holds: its fields, with the signatures that
     /// it came with, those that an upstream has for it, and our own, where there is a key for it.
     #[must_use]

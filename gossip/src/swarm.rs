@@ -204,6 +204,18 @@ impl Swarm {
             .standing(peer, path_hash, Instant::now())
     }
 
+    /// What is known of several peers and a path.
+    pub fn standings(
+        &self,
+        peers: impl IntoIterator<Item = EndpointId>,
+        path_hash: &PathHash,
+    ) -> Vec<Standing> {
+        let now = Instant::now();
+        let engine = self.engine();
+        let standing = |id| engine.index.standing(&id, path_hash, now);
+        peers.into_iter().map(standing).collect()
+    }
+
     /// The peers that may have a path, the most useful first.
     pub fn may_have(&self, path_hash: &PathHash) -> Vec<EndpointId> {
         self.engine().index.may_have(path_hash, Instant::now())
@@ -237,6 +249,13 @@ impl Swarm {
     /// Whether nobody was heard of.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The most useful of the peers heard of, and where they are reached.
+    pub fn peers(&self, count: usize) -> Vec<EndpointAddr> {
+        let mut peers = self.engine().index.peers();
+        peers.truncate(count);
+        peers
     }
 
     /// The filters held.

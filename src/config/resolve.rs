@@ -68,6 +68,7 @@ pub(super) fn resolve(
         filter: filter(&values)?,
         excluded: excluded(&values)?,
         filter_concurrency: values.one(&setting::FILTER_CONCURRENCY, value::concurrency)?,
+        swarm: values.all(&setting::SWARM, value::swarm)?,
         announce: values.optional(&setting::ANNOUNCE, value::announce)?,
         allow_peers: values.each(&setting::ALLOW_PEER, value::endpoint_id)?,
         deny_peers: values.each(&setting::DENY_PEER, value::endpoint_id)?,

@@ -135,7 +135,7 @@ settings! {
         help: "The name under which a tracker lists this machine",
         availability: not_yet("a tracker", &[]) }
     SWARM { flag: "swarm", key: "swarm", default: "public", value_name: "NAME", heading: PEERS,
-        help: "The swarm to take part in", availability: not_yet("swarms by name", &["public"]) }
+        help: "The swarm whose peers tell each other what they have; `none`: without one", availability: not_yet("swarms by name", &["public"]) }
     SWARM_SECRET_FILE { flag: "swarm-secret-file", key: "swarm_secret_file", value_name: "FILE", heading: PEERS,
         help: "The secret of a private swarm", availability: not_yet("private swarms", &[]) }
     ANNOUNCE { flag: "announce", key: "announce", value_name: "all|shared|none", choices: &["all", "shared", "none"], heading: PEERS,

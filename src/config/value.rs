@@ -209,6 +209,11 @@ pub fn filter(text: &str) -> Result<Filter, String> {
     }
 }
 
+/// The swarm to take part in.
+pub fn swarm(names: &[String]) -> Result<Option<String>, String> {
+    Ok(names.first().filter(|name| !is_off(name)).cloned())
+}
+
 /// What is announced.
 pub fn announce(text: &str) -> Result<Announce, String> {
     match text {

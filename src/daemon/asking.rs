@@ -136,6 +136,10 @@ impl Node {
             found = found.len(),
             "asked the upstream for unsigned paths"
         );
+        if !found.is_empty() {
+            // The swarm is told of them, even where a look at all has just passed them over.
+            self.look_again.notify_one();
+        }
         self.count_offered(found).await;
         self.write_answers().await;
     }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, UNIX_EPOCH},
@@ -11,12 +11,13 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
+use peerix_gossip::PathHash;
 use peerix_store::{
     DatabaseStatus, PathInfo, PathMarker, PauseReason, Store,
     nix::{NarHash, StorePath, StorePathHash, TrustedPublicKey},
 };
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{asking::Waiting, served::Served};
@@ -29,11 +30,12 @@ use crate::{
     http::StatusSource,
     lookup::Lookup,
     metrics::Metrics,
-    offer::OfferPolicy,
+    offer::{Announce, OfferPolicy},
     peer::{gate::UploadGate, peers::Peers},
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
     substituter::{Audience, NarInfoAnswer, OpenNar, Substituter},
+    swarm::Swarm,
     ticket::Ticket,
     transfer::Transfers,
     trust::Trust,
@@ -107,6 +109,7 @@ pub(super) struct Parts {
     pub(super) served: Served,
     pub(super) mode: Mode,
     pub(super) lan_discovery: bool,
+    pub(super) swarm: Option<Swarm>,
 }
 
 /// The running node.
@@ -119,6 +122,8 @@ pub(super) struct Node {
     scanned: AtomicU64,
     /// What the upstream is to be asked for.
     pub(super) waiting: Arc<Waiting>,
+    /// Less is announced than before, or what else takes a look at all.
+    pub(super) look_again: Notify,
 }
 
 impl Node {
@@ -129,6 +134,7 @@ impl Node {
             offered: AtomicU64::new(0),
             scanned: AtomicU64::new(0),
             waiting: Arc::default(),
+            look_again: Notify::new(),
         }
     }
 
@@ -165,6 +171,9 @@ impl Node {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = at(wanted_at) => break,
+                    () = self.look_again.notified() => {
+                        wanted_at = Some(wanted_at.map_or(earliest, |at| at.min(earliest)));
+                    }
                     changed = changes.changed() => {
                         if changed.is_err() {
                             return;
@@ -186,6 +195,12 @@ impl Node {
         };
         *marker = Some(now);
         let parts = &self.parts;
+        let announced = infos
+            .iter()
+            .filter(|info| parts.offer.is_announced(&parts.store, info))
+            .map(|info| *info.path_hash().as_bytes());
+        let announced = announced.collect();
+        self.announce_more(announced).await;
         let (offered, rest): (Vec<_>, Vec<_>) = infos
             .into_iter()
             .partition(|info| parts.offer.is_offered(&parts.store, info));
@@ -221,6 +236,8 @@ impl Node {
         let store = self.parts.store.clone();
         let counted = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
         let counting = counted.clone();
+        let announced = Arc::new(Mutex::new(Vec::new()));
+        let announcing = announced.clone();
         let mut to_hash = ToHash::new(store.clone());
         let waiting = self.waiting.clone();
         let expected = self.scanned.load(Ordering::Relaxed);
@@ -229,6 +246,10 @@ impl Node {
             if offer.is_offered(&store, &info) {
                 counting.1.fetch_add(1, Ordering::Relaxed);
                 to_hash.push(&info);
+            }
+            if offer.is_announced(&store, &info) {
+                let mut announced = announcing.lock().unwrap_or_else(PoisonError::into_inner);
+                announced.push(*info.path_hash().as_bytes());
             }
             if offer.is_to_be_asked(&info) {
                 waiting.push([info]);
@@ -241,6 +262,9 @@ impl Node {
         });
         scanned.await.map_err(failed)?;
         self.parts.store.remove_stale().await.map_err(failed)?;
+        let announced =
+            std::mem::take(&mut *announced.lock().unwrap_or_else(PoisonError::into_inner));
+        self.announce(announced).await;
         let summary = ScanSummary {
             paths: counted.0.load(Ordering::Relaxed),
             offered: counted.1.load(Ordering::Relaxed),
@@ -250,6 +274,55 @@ impl Node {
         let gauge = i64::try_from(summary.offered).unwrap_or(i64::MAX);
         self.parts.metrics.available_hashes.set(gauge);
         Ok(summary)
+    }
+
+    /// Tells the swarm what of this machine's it may know.
+    async fn announce(&self, mut announced: Vec<PathHash>) {
+        let Some(swarm) = &self.parts.swarm else {
+            return;
+        };
+        let announces = self.parts.offer.announces();
+        if announces != Announce::None {
+            announced.extend(self.announced_shares().await);
+            swarm.announce(announced, announces == Announce::All).await;
+        }
+    }
+
+    /// Tells the swarm of paths that came, of those that it may know.
+    async fn announce_more(&self, more: Vec<PathHash>) {
+        let Some(swarm) = &self.parts.swarm else {
+            return;
+        };
+        if self.parts.offer.announces() != Announce::None {
+            swarm.announce_more(more).await;
+        }
+    }
+
+    /// Tells the swarm what was shared just now.
+    pub(super) async fn announce_shares(&self) {
+        let shared = self.announced_shares().await;
+        self.announce_more(shared).await;
+    }
+
+    /// What was shared and may be announced: it need not be in Nix's store.
+    async fn announced_shares(&self) -> Vec<PathHash> {
+        let (store, offer) = (&self.parts.store, &self.parts.offer);
+        let mut announced = Vec::new();
+        for share in store.shares().await.unwrap_or_default() {
+            let members: Vec<StorePathHash> = share.closure.into_iter().collect();
+            for nar in store
+                .nars(members)
+                .await
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+            {
+                if offer.is_announced(store, &nar.info) {
+                    announced.push(*nar.info.path_hash().as_bytes());
+                }
+            }
+        }
+        announced
     }
 
     fn addresses(&self) -> (Option<String>, Vec<String>) {
@@ -331,6 +404,7 @@ impl StatusSource for Node {
             "node_id": self.endpoint_id().to_string(),
             "known_peers": known,
             "connected_peers": connected,
+            "swarm": self.parts.swarm.as_ref().map(Swarm::describe),
             "tracker_url": Value::Null,
             "lan_discovery": self.parts.lan_discovery,
             "relay_url": relay_url,
@@ -433,7 +507,12 @@ impl Operations for Node {
         how: ShareHow,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<Shared, OperationError>> {
-        async move { Ok(self.share_paths(paths, how, progress).await?) }.boxed()
+        async move {
+            let shared = self.share_paths(paths, how, progress).await?;
+            self.announce_shares().await;
+            Ok(shared)
+        }
+        .boxed()
     }
 
     fn unshare(&self, paths: Vec<StorePath>) -> BoxFuture<'_, Result<(), OperationError>> {
@@ -441,6 +520,7 @@ impl Operations for Node {
             let _one_at_a_time = self.sharing.lock().await;
             share::unshare(&self.parts.store, &self.parts.roots, &paths).await?;
             self.forget_tokens(&paths)?;
+            self.look_again.notify_one();
             Ok(())
         }
         .boxed()
@@ -466,6 +546,9 @@ impl Operations for Node {
     ) -> BoxFuture<'_, Result<(), OperationError>> {
         async move {
             let id = addr.id;
+            if let Some(swarm) = &self.parts.swarm {
+                swarm.gossip().join(vec![addr.clone()]);
+            }
             if !self.parts.peers.add(addr) {
                 return Err(OperationError::Refused {
                     message: "that ticket is this machine's own: nothing is to be fetched".into(),

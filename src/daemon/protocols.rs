@@ -24,10 +24,11 @@ use crate::{
             narinfo::{self, NarInfoServer},
         },
         peers::Peers,
-        provider::Provider,
+        provider::{self, Provider},
         rate::UploadLimits,
         wire::Compression,
     },
+    swarm::Swarm,
 };
 
 /// What the protocols serve from.
@@ -39,6 +40,7 @@ pub(super) struct Protocols<'a> {
     pub(super) budgets: Budgets,
     pub(super) peers: &'a Peers,
     pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) swarm: &'a Option<Swarm>,
     /// The networks that nobody is served outside of; anybody is where there are none.
     pub(super) within: Option<Networks>,
 }
@@ -49,15 +51,16 @@ impl Protocols<'_> {
         let (store, offer, metrics) = (self.store, self.offer, self.metrics);
         let counting = self.peers.clone();
         let sent = move |id, bytes| counting.sent(id, bytes);
-        let provider = Provider::new(
-            store.clone(),
-            offer.clone(),
-            self.upload.clone(),
-            Compression::new(self.compression),
-            metrics.clone(),
-            self.budgets.clone(),
-            sent.clone(),
-        );
+        let provider = Provider::new(provider::Parts {
+            store: store.clone(),
+            offer: offer.clone(),
+            limits: self.upload.clone(),
+            compression: Compression::new(self.compression),
+            metrics: metrics.clone(),
+            sent: Box::new(sent.clone()),
+            budgets: self.budgets.clone(),
+            swarm: self.swarm.clone(),
+        });
         let lookups = LookupServer::new(
             store.clone(),
             offer.clone(),
@@ -80,6 +83,12 @@ impl Protocols<'_> {
         router = router
             .accept(iroh_blobs::ALPN, provider)
             .accept(peer::lookup::ALPN, lookups);
+        if let Some(swarm) = self.swarm {
+            let (name, gossip) = swarm.gossip().gossip_protocol();
+            router = router.accept(name, gossip);
+            let (name, catalogue) = swarm.gossip().catalogue_protocol();
+            router = router.accept(name, catalogue);
+        }
         for name in narinfo::ALPNS {
             router = router.accept(name, NarInfoServer(older.clone()));
         }

@@ -8,6 +8,8 @@ use iroh::{
     endpoint::{BindOpts, PortmapperConfig, presets},
 };
 
+use peerix_gossip::Links;
+
 use super::{admission::Admission, open::OpenConnections};
 use crate::config::Relay;
 
@@ -49,6 +51,7 @@ pub async fn bind(
     known: MemoryLookup,
     admission: Admission,
     open: OpenConnections,
+    links: Links,
 ) -> Result<Endpoint, BindError> {
     let builder = || {
         let builder = match relays {
@@ -64,6 +67,7 @@ pub async fn bind(
             .address_lookup(known.clone())
             .hooks(admission.clone())
             .hooks(open.clone())
+            .hooks(links.clone())
     };
     if let Some(addr) = bind {
         let reason = |error: &dyn std::fmt::Display| BindError::Address {

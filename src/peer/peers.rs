@@ -1,9 +1,10 @@
 //! The peers this machine knows, a kept connection to each, and what became of asking them.
 //!
-//! Every source of peers (configuration and tickets now; gossip and a tracker when they are there)
-//! calls [`Peers::add`]; the local network, where anybody can claim to be anybody, calls
-//! [`Peers::add_found`] and takes back what it added. A peer is connected to in the background and again
-//! with back-off, so that a dead one costs a lookup nothing.
+//! Every source of peers (configuration and tickets now, a tracker when it is there) calls
+//! [`Peers::add`]; the local network, where anybody can claim to be anybody, calls
+//! [`Peers::add_found`], the swarm, of which only some are kept connected, [`Peers::meet`], and both
+//! take back what they added. A peer is connected to in the background and again with back-off, so
+//! that a dead one costs a lookup nothing.
 
 mod found;
 
@@ -36,6 +37,7 @@ use super::{
     lookup::{Claim, Mode},
     lookup_client::{self, Wanted},
     open::OpenConnections,
+    reputation,
     score::{Fault, Score},
     wire::{
         self,
@@ -116,7 +118,7 @@ pub struct Peer {
     /// Blob requests that this machine may have under way with it.
     pub(crate) streams: Semaphore,
     asked: AtomicUsize,
-    /// It is known from elsewhere than the local network: it stays.
+    /// It is known from elsewhere than the local network and the swarm: it stays.
     kept: AtomicBool,
     is_probed: AtomicBool,
     gone: CancellationToken,
@@ -249,6 +251,39 @@ impl Peers {
             .values()
             .map(|peer| (peer.id, peer.score(|score| score.clone())));
         known.chain(remembered).collect()
+    }
+
+    /// Adds a peer that may be forgotten again, whose addresses the endpoint finds by itself.
+    pub fn meet(&self, id: EndpointId) -> bool {
+        self.start(id, false)
+    }
+
+    /// Forgets such a peer, unless it is known from elsewhere; transfers that it is part of go on
+    /// without it.
+    pub fn forget(&self, id: EndpointId) {
+        if self.0.found.get_endpoint_info(id).is_none() {
+            self.let_go(id);
+        }
+    }
+
+    /// Lets go of a peer that is not to be kept. That it lied stays known.
+    fn let_go(&self, id: EndpointId) {
+        let mut peers = lock(&self.0.peers);
+        let is_kept = |peer: &Arc<Peer>| peer.kept.load(Ordering::Relaxed);
+        if peers.get(&id).is_none_or(is_kept) {
+            return;
+        }
+        let peer = peers.remove(&id);
+        drop(peers);
+        let Some(peer) = peer else { return };
+        peer.gone.cancel();
+        let score = peer.score(|score| score.clone());
+        let mut remembered = lock(&self.0.remembered);
+        if score.lies > 0 && remembered.len() < reputation::MAX_PEERS {
+            remembered.insert(id, score);
+        }
+        drop(remembered);
+        self.update_gauge();
     }
 
     /// Keeps the lookup connection of `peer` until the daemon stops.
@@ -415,6 +450,13 @@ impl Peers {
 
     /// The peers worth asking now, best first, at most [`limits::LOOKUP_PEERS`].
     pub fn candidates(&self) -> Vec<Arc<Peer>> {
+        let mut best = self.askable();
+        best.truncate(limits::LOOKUP_PEERS);
+        best
+    }
+
+    /// All peers that can be asked now, best first.
+    pub fn askable(&self) -> Vec<Arc<Peer>> {
         self.best(Peer::is_askable)
     }
 
@@ -426,14 +468,16 @@ impl Peers {
             .map(|peer| (peer.score(|score| score.value(now)), peer.clone()))
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let best = found.into_iter().take(limits::LOOKUP_PEERS);
-        best.map(|(_, peer)| peer).collect()
+        found.into_iter().map(|(_, peer)| peer).collect()
     }
 
     /// The peers that speak the older program's protocols alone and are worth asking now, best
     /// first, at most [`limits::LOOKUP_PEERS`].
     pub fn older_candidates(&self) -> Vec<Arc<Peer>> {
-        self.best(|peer, now| peer.is_older() && !peer.score(|score| score.is_backed_off(now)))
+        let mut best =
+            self.best(|peer, now| peer.is_older() && !peer.score(|score| score.is_backed_off(now)));
+        best.truncate(limits::LOOKUP_PEERS);
+        best
     }
 
     /// How long a lookup of these peers may take: what their answers usually take at most.
@@ -549,6 +593,11 @@ impl Peer {
             // The oldest one goes.
             tokens.remove(0);
         }
+    }
+
+    /// Whether a ticket of this peer's carried the token of a private share.
+    pub fn has_tokens(&self) -> bool {
+        !lock(&self.tokens).is_empty()
     }
 
     pub(super) fn tokens(&self) -> Vec<ShareToken> {

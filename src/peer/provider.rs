@@ -8,7 +8,10 @@
 
 use std::{io, sync::Arc};
 
-use bao_tree::ChunkRanges;
+use bao_tree::{
+    BlockSize, ChunkRanges,
+    io::{outboard::PreOrderMemOutboard, sync::encode_ranges_validated},
+};
 use bytes::{Bytes, BytesMut};
 use iroh::{
     EndpointId, TransportAddr,
@@ -30,11 +33,29 @@ use super::{
     rate::UploadLimits,
     wire::{self, Compression, pace::Link, writer::Piece},
 };
-use crate::{limits, metrics::Metrics, offer::OfferPolicy};
+use crate::{limits, metrics::Metrics, offer::OfferPolicy, swarm::Swarm};
+
+/// 16 KiB chunk groups, as iroh-blobs has them.
+const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
 
 /// The handler of iroh-blobs' ALPN and of the framed one.
 #[derive(Clone)]
 pub struct Provider(Arc<Inner>);
+
+/// What a provider works with.
+#[expect(missing_docs, reason = "the types say it")]
+pub struct Parts {
+    pub store: Store,
+    pub offer: Arc<OfferPolicy>,
+    pub limits: Arc<UploadLimits>,
+    pub compression: Compression,
+    pub metrics: Arc<Metrics>,
+    /// Hears of NAR bytes that left, by peer.
+    pub sent: Box<dyn Fn(EndpointId, u64) + Send + Sync>,
+    pub budgets: Budgets,
+    /// Its inventories are served besides.
+    pub swarm: Option<Swarm>,
+}
 
 struct Inner {
     store: Store,
@@ -44,6 +65,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     sent: Box<dyn Fn(iroh::EndpointId, u64) + Send + Sync>,
     budgets: Budgets,
+    swarm: Option<Swarm>,
     connections: Arc<Semaphore>,
     requests: Arc<Semaphore>,
 }
@@ -82,25 +104,27 @@ impl ServeError {
 }
 
 impl Provider {
-    /// Makes a provider of what `offer` allows out of `store`; `sent` hears of NAR bytes that
-    /// left, by peer.
-    pub fn new(
-        store: Store,
-        offer: Arc<OfferPolicy>,
-        limits: Arc<UploadLimits>,
-        compression: Compression,
-        metrics: Arc<Metrics>,
-        budgets: Budgets,
-        sent: impl Fn(iroh::EndpointId, u64) + Send + Sync + 'static,
-    ) -> Self {
+    /// Makes a provider of what the policy allows out of the store.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            store,
+            offer,
+            limits,
+            compression,
+            metrics,
+            sent,
+            budgets,
+            swarm,
+        } = parts;
         Self(Arc::new(Inner {
             store,
             offer,
             limits,
             compression,
             metrics,
-            sent: Box::new(sent),
+            sent,
             budgets,
+            swarm,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
             requests: Arc::new(Semaphore::new(limits::BLOB_REQUESTS)),
         }))
@@ -229,6 +253,11 @@ impl Provider {
         self.0.limits.check().map_err(|_| ServeError::Busy)?;
         let _slot = turn(&self.0.requests).await?;
         let peer = connection.remote_id();
+        if let Some(inventory) = self.inventory(connection, hash) {
+            return self
+                .send_inventory(connection, send, inventory, ranges)
+                .await;
+        }
         let (blob, nar) = self.offered(peer, hash).await?;
         let _kept = self.0.store.keep_while_read(&nar);
         let public = is_public(connection);
@@ -270,6 +299,37 @@ impl Provider {
             .map_err(|error| ServeError::Read(error.to_string()))??;
         self.0.metrics.nars_served.inc();
         Ok(())
+    }
+
+    /// An inventory that the swarm was told of: asked for on iroh-blobs' own ALPN alone.
+    fn inventory(&self, connection: &Connection, hash: BlobHash) -> Option<Bytes> {
+        let swarm = self.0.swarm.as_ref()?;
+        let is_raw = !is_framed(connection);
+        is_raw.then(|| swarm.gossip().inventory(hash.as_bytes()))?
+    }
+
+    async fn send_inventory(
+        &self,
+        connection: &Connection,
+        send: &mut SendStream,
+        inventory: Bytes,
+        ranges: ChunkRanges,
+    ) -> Result<(), ServeError> {
+        let size = inventory.len() as u64;
+        // A few times 64 KiB as a rule, and 8 MiB at most: it is encoded at once.
+        let encoding = tokio::task::spawn_blocking(move || {
+            let outboard = PreOrderMemOutboard::create(&inventory, BLOCK_SIZE);
+            let mut out = size.to_le_bytes().to_vec();
+            encode_ranges_validated(&inventory[..], &outboard, &ranges, &mut out)
+                .map_err(|error| ServeError::Read(error.to_string()))?;
+            Ok(Bytes::from(out))
+        });
+        let encoded = encoding
+            .await
+            .map_err(|error| ServeError::Read(error.to_string()))??;
+        let (peer, public) = (connection.remote_id(), is_public(connection));
+        let piece = self.0.limits.piece(public);
+        self.send_piece(peer, public, send, encoded, piece).await
     }
 
     /// Sends bytes as they are to be on the wire, which is what upload limits count.

@@ -17,7 +17,7 @@ const FILE: &str = "reputation";
 const VERSION: u8 = 1;
 
 /// Peers whose reputation is kept, about 100 bytes each.
-const MAX_PEERS: usize = 4096;
+pub const MAX_PEERS: usize = 4096;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE_SIZE: u64 = 1 << 20;

@@ -462,9 +462,11 @@ fn random_bytes_on_every_protocol_leave_the_router_standing() {
     peer.share(&path);
     let (client, address) = (Client::new(), address_in(&peer.ticket()));
     let mut noise = blake3::Hasher::new().update(b"noise").finalize_xof();
-    let alpns: [&[u8]; 3] = [
+    let alpns: [&[u8]; 5] = [
         iroh_blobs::ALPN,
         peerix::peer::lookup::ALPN,
+        b"/iroh-gossip/1",
+        b"peerix/catalogue/1",
         b"peerix/unknown/1",
     ];
     for alpn in alpns {

@@ -32,6 +32,7 @@ mod policy;
 mod providers;
 mod service;
 mod substitution;
+mod swarm;
 mod trust;
 mod uploads;
 mod upstream;

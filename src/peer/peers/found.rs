@@ -30,13 +30,7 @@ impl Peers {
     /// Lets go of a peer that was found on the local network, unless it is known from elsewhere.
     pub fn forget_found(&self, id: EndpointId) {
         self.0.found.remove_endpoint_info(id);
-        let mut peers = lock(&self.0.peers);
-        if let Some(peer) = peers.get(&id)
-            && !peer.kept.load(Ordering::Relaxed)
-        {
-            peer.gone.cancel();
-            peers.remove(&id);
-        }
+        self.let_go(id);
     }
 
     /// This machine's addresses changed: connections that lead nowhere now are made again.

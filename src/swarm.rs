@@ -1,0 +1,237 @@
+//! The swarm as the daemon has it: peers that gossip finds, and what this machine tells it.
+//!
+//! A swarm may have thousands of peers, and a kept connection to each would cost more than it is
+//! worth. So the first ones met are kept connected, and others when they may have a path that is
+//! asked for; beyond a bound, those found longest ago go.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use iroh::{Endpoint, EndpointId, address_lookup::MemoryLookup};
+use peerix_gossip::{Change, Links, Options, PathHash, Standing};
+use peerix_store::nix::StorePathHash;
+use rand::seq::IndexedRandom as _;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    limits,
+    peer::peers::{Peer, Peers},
+    state_dir::StateDir,
+};
+
+mod inventories;
+mod memory;
+
+use inventories::Inventories;
+use memory::Memory;
+
+/// This machine in its swarm. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Swarm(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gossip: peerix_gossip::Swarm,
+    /// Peers that only the swarm found, the earliest first.
+    found: Mutex<VecDeque<EndpointId>>,
+    /// What was announced, and whether that was all.
+    announced: Mutex<(Vec<PathHash>, bool)>,
+    state_dir: Arc<StateDir>,
+}
+
+impl Swarm {
+    /// Takes part in the swarm `name` from `endpoint`, to which `links` were given as hooks.
+    ///
+    /// The receiver is for [`Swarm::follow`].
+    pub fn start(
+        name: &str,
+        endpoint: &Endpoint,
+        links: Links,
+        known: MemoryLookup,
+        state_dir: Arc<StateDir>,
+    ) -> (Self, mpsc::Receiver<Change>) {
+        let memory = Memory::read(&state_dir);
+        let options = Options {
+            name: name.to_owned(),
+            systems: vec![system()],
+            last_sequence: memory.last_sequence,
+            filter_memory: peerix_gossip::limits::FILTER_MEMORY,
+            known,
+        };
+        let fetch = Arc::new(Inventories::new(endpoint.clone()));
+        let (gossip, changes) =
+            peerix_gossip::Swarm::start(endpoint.clone(), links, options, fetch);
+        let swarm = Self(Arc::new(Inner {
+            gossip,
+            found: Mutex::default(),
+            announced: Mutex::default(),
+            state_dir,
+        }));
+        swarm.0.gossip.join(memory.peers);
+        (swarm, changes)
+    }
+
+    /// What runs it: protocols to be served, and counters.
+    pub fn gossip(&self) -> &peerix_gossip::Swarm {
+        &self.0.gossip
+    }
+
+    /// What `/status` says of it.
+    pub fn describe(&self) -> Value {
+        let gossip = &self.0.gossip;
+        json!({
+            "peers": gossip.len(),
+            "neighbours": gossip.neighbours().len(),
+            "inventories": gossip.held(),
+            "announced": lock(&self.0.announced).0.len(),
+            "restarts": gossip.restarts(),
+        })
+    }
+
+    /// Says goodbye and stops; what the next start needs is written down.
+    pub async fn shutdown(&self) {
+        self.remember();
+        self.0.gossip.shutdown().await;
+        self.remember();
+    }
+
+    fn remember(&self) {
+        let memory = Memory {
+            last_sequence: self.0.gossip.last_sequence(),
+            peers: self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED),
+        };
+        memory.write(&self.0.state_dir);
+    }
+
+    /// Keeps some of the peers of the swarm connected until `stop`.
+    pub async fn follow(
+        self,
+        peers: Peers,
+        mut changes: mpsc::Receiver<Change>,
+        stop: CancellationToken,
+    ) {
+        let mut remember = tokio::time::interval(limits::SWARM_REMEMBER_EVERY);
+        loop {
+            let change = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = remember.tick() => {
+                    if !self.0.gossip.is_empty() {
+                        let swarm = self.clone();
+                        let _ = tokio::task::spawn_blocking(move || swarm.remember()).await;
+                    }
+                    continue;
+                }
+                change = changes.recv() => change,
+            };
+            let Some(change) = change else { return };
+            match change {
+                Change::Met(addr) => {
+                    let met = lock(&self.0.found).len();
+                    if met < limits::SWARM_PEERS_KEPT {
+                        self.find(&peers, addr.id);
+                    }
+                }
+                Change::Left(id) => {
+                    let mut found = lock(&self.0.found);
+                    let before = found.len();
+                    found.retain(|other| *other != id);
+                    if found.len() != before {
+                        peers.forget(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The peers to ask for a path, those that may have it first: who is known to lack it is not
+    /// asked, except with the token of a private share, which no inventory tells of.
+    pub fn candidates(&self, peers: &Peers, path_hash: StorePathHash) -> Vec<Arc<Peer>> {
+        let path_hash = path_hash.as_bytes();
+        let having = self.0.gossip.may_have(path_hash);
+        for id in having.into_iter().take(limits::LOOKUP_PEERS) {
+            self.find(peers, id);
+        }
+        let askable = peers.askable();
+        let ids = askable.iter().map(|peer| peer.id());
+        let standings = self.0.gossip.standings(ids, path_hash);
+        let mut asked: Vec<(Standing, Arc<Peer>)> = standings
+            .into_iter()
+            .zip(askable)
+            .filter(|(standing, peer)| *standing != Standing::Lacks || peer.has_tokens())
+            .collect();
+        asked.sort_by_key(|(standing, _)| *standing != Standing::MayHave);
+        asked.truncate(limits::LOOKUP_PEERS);
+        asked.into_iter().map(|(_, peer)| peer).collect()
+    }
+
+    /// Whether an inventory says that somebody has the path.
+    pub fn claims(&self, path_hash: StorePathHash) -> bool {
+        !self.0.gossip.may_have(path_hash.as_bytes()).is_empty()
+    }
+
+    /// Notes what a peer answered that was asked for a path.
+    pub fn answered(&self, peer: &Peer, path_hash: StorePathHash, had: bool) {
+        let (id, path_hash) = (peer.id(), path_hash.as_bytes());
+        if had || self.0.gossip.standing(&id, path_hash) == Standing::MayHave {
+            self.0.gossip.answered(&id, had);
+        }
+        let score = peer.score(|score| score.value(std::time::Instant::now()));
+        self.0.gossip.judge_peer(&id, score as f32);
+    }
+
+    /// Tells the swarm what this machine offers from now on; `complete`: and nothing else.
+    pub async fn announce(&self, mut paths: Vec<PathHash>, complete: bool) {
+        paths.sort_unstable();
+        paths.dedup();
+        let sample = paths.sample(&mut rand::rng(), peerix_gossip::limits::INTERESTS);
+        self.0.gossip.interested_in(sample.copied().collect());
+        *lock(&self.0.announced) = (paths.clone(), complete);
+        self.0.gossip.offer(paths.into(), complete).await;
+    }
+
+    /// Tells the swarm of paths that came.
+    pub async fn announce_more(&self, more: impl IntoIterator<Item = PathHash>) {
+        let (mut paths, complete) = lock(&self.0.announced).clone();
+        let before = paths.len();
+        paths.extend(more);
+        if paths.len() != before {
+            self.announce(paths, complete).await;
+        }
+    }
+
+    /// Keeps a peer of the swarm connected from now on.
+    fn find(&self, peers: &Peers, id: EndpointId) {
+        if peers.get(id).is_some() || !peers.meet(id) {
+            return;
+        }
+        let mut found = lock(&self.0.found);
+        found.retain(|other| *other != id);
+        found.push_back(id);
+        if found.len() > limits::SWARM_PEERS
+            && let Some(earliest) = found.pop_front()
+        {
+            peers.forget(earliest);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This machine's system, as Nix names it.
+fn system() -> String {
+    let os = match std::env::consts::OS {
+        "macos" => "darwin",
+        os => os,
+    };
+    let arch = match std::env::consts::ARCH {
+        "x86" => "i686",
+        arch => arch,
+    };
+    format!("{arch}-{os}")
+}

@@ -281,6 +281,8 @@ fn an_older_peer_is_asked_where_nobody_else_knows() {
         assert_eq!(field(&narinfo, "NarHash"), Some(&*first.nar_hash(&path)));
         // The URL is this machine's own, whatever the older peer's narinfo says.
         assert!(field(&narinfo, "URL").is_some_and(|url| url.starts_with("nar/")));
+        second.substitute(&path, &[peer.url()], &[&key.public]);
+        second.verify_contents();
     });
     let asked = older_peer.asked();
     for bytes in &asked {

@@ -107,6 +107,10 @@ pub const UNKNOWN_RATE: f64 = 10e6;
 /// Requests of one transfer to one provider at once: four carry a fast path better than one.
 pub const STREAMS: usize = 4;
 
+/// Bytes of one transfer that are under way at once, so that the reader finds what has come in
+/// memory.
+pub const UNDER_WAY: u64 = 32 * 1024 * 1024;
+
 /// A round trip from which on a path needs more streams to be filled: one stream carries at most
 /// its window, 1.25 MB, a round trip.
 pub const LONG_PATH: Duration = Duration::from_millis(10);

@@ -408,6 +408,7 @@ impl Schedule {
             provider.meter.add(delivered - request.delivered);
             provider.refusals = 0;
             provider.absences = 0;
+            provider.silence = Duration::ZERO;
         }
         request.delivered = delivered;
         self.arrived_at = now;

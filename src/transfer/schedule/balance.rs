@@ -44,6 +44,7 @@ impl Schedule {
                 return;
             };
             if !takeover.duplicate {
+                self.remember_silence(takeover.request);
                 self.cut(takeover.request, takeover.from, actions);
             }
             if takeover.end <= takeover.from {
@@ -64,6 +65,15 @@ impl Schedule {
         let awake = now.saturating_duration_since(self.woken_at);
         for request in self.requests.values_mut() {
             request.silent = request.silent.min(awake);
+        }
+    }
+
+    /// What is taken from a provider does not make its silence unheard.
+    fn remember_silence(&mut self, request: RequestId) {
+        if let Some(request) = self.requests.get(&request)
+            && let Some(provider) = self.providers.get_mut(&request.provider)
+        {
+            provider.silence += request.silent;
         }
     }
 
@@ -95,9 +105,10 @@ impl Schedule {
                 } else {
                     limits::STALL
                 };
-                if r.silent >= patience {
+                let silent = r.silent + provider.silence;
+                if silent >= patience {
                     stalled.push(*request);
-                } else if r.silent < patience / 2 {
+                } else if silent < patience / 2 {
                     moving = true;
                 }
             }

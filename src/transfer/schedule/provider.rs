@@ -84,6 +84,8 @@ pub(super) struct Provider {
     pub(super) slow: bool,
     /// Requests that it turned away in a row.
     pub(super) refusals: u32,
+    /// How long it was waited for in vain by requests that others took over since.
+    pub(super) silence: Duration,
     /// Parts in a row that it said it held, and did not give.
     pub(super) absences: u32,
     /// Not asked before this, after it turned a request away.
@@ -119,6 +121,7 @@ impl Provider {
             joined_at: now,
             slow: false,
             refusals: 0,
+            silence: Duration::ZERO,
             absences: 0,
             rests_until: None,
             streams_cap: usize::MAX,
@@ -156,15 +159,18 @@ impl Provider {
         }
         .max(limits::SHORTEST_RANGE);
         // One stream carries a window a round trip, so a long path takes more of them.
+        let providers = providers.max(1);
         let (most, all) = if self.latency >= limits::LONG_PATH {
             (limits::STREAMS_LONG_PATH, limits::STREAMS_LONG_PATH * 4)
         } else {
-            (limits::STREAMS, limits::STREAMS * 4)
+            (limits::STREAMS, limits::STREAMS * 2)
         };
-        let share = (all / providers.max(1)).clamp(2, most);
+        let share = (all / providers).clamp(1, most);
         let pieces = usize::try_from(bytes / limits::SHORTEST_RANGE).unwrap_or(usize::MAX);
         let streams = pieces.clamp(1, share.min(self.streams_cap));
-        let range = bytes / streams as u64;
+        // What is under way is followed in memory, whoever sends it.
+        let together = limits::UNDER_WAY / (streams * providers) as u64;
+        let range = (bytes / streams as u64).min(together);
         let range = range.clamp(limits::SHORTEST_RANGE, limits::SEGMENT);
         Capacity {
             bytes,

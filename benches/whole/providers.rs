@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::{
     measure::{MB, Series, cpu_of, median, peak, reset_peak, row, seconds, table},
     own_store::get_timed,
-    peer::{receiver, stock_series},
+    peer::stock_series,
     support::{
         hostile::{Claim, Fault, Liar, signed_fields},
         nix_store::{Key, NixStore, PathSpec},
@@ -325,7 +325,12 @@ pub fn run_memory() {
         let stats = provider.json(&["store", "stats"]);
         (stats["hashed"].as_u64() >= Some(TRANSFERS as u64)).then_some(())
     });
-    let (empty, receiver) = receiver(&provider, &key);
+    let empty = NixStore::new();
+    let receiver = PeerOptions::new(&empty)
+        .peer(&provider)
+        .trust(&key.public)
+        .flag("blob-quota", "none")
+        .start();
     let targets: Vec<String> = paths.iter().map(|path| receiver.nar_target(path)).collect();
     reset_peak(receiver.pid());
     reset_peak(provider.pid());

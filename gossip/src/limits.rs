@@ -142,7 +142,7 @@ pub const ACTIVE_VIEW: usize = 5;
 pub const REJOIN_LEAST: Duration = Duration::from_secs(1);
 
 /// The longest such pause: half a minute after a partition all must be together again.
-pub const REJOIN_MOST: Duration = Duration::from_secs(15);
+pub const REJOIN_MOST: Duration = Duration::from_secs(8);
 
 /// With too few neighbours, or after several were lost at once, one more is tried after this long.
 pub const REJOIN_SOON: Duration = Duration::from_secs(10);

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod narinfo;
 pub mod offer;
 pub mod peer;
+pub mod report;
 pub mod service;
 pub mod share;
 pub mod signing;

@@ -28,6 +28,7 @@ pub mod state_dir;
 pub mod substituter;
 pub mod swarm;
 pub mod ticket;
+pub mod tracker;
 pub mod transfer;
 pub mod trust;
 pub mod upstream;

@@ -23,9 +23,11 @@ use crate::{
     state_dir::StateDir,
 };
 
+pub mod id;
 mod inventories;
 mod memory;
 
+pub use id::{SwarmId, SwarmSecret};
 use inventories::Inventories;
 use memory::Memory;
 

@@ -24,6 +24,6 @@ pub use engine::{Action, Config, Engine, Event, Page, TICK};
 pub use index::{Counters, Entry, Index, Standing, Wanted, blob_of};
 pub use inventory::{Inventory, InventoryError, MAX_INVENTORY_SIZE, PathHash};
 pub use swarm::{
-    CatalogueProtocol, Change, Fetch, GossipProtocol, Links, Options, Swarm, catalogue_alpn,
-    gossip_alpn, topic,
+    CatalogueProtocol, Change, Fetch, GossipProtocol, Links, Options, Swarm, alpn_in,
+    catalogue_alpn, gossip_alpn, topic,
 };

@@ -100,20 +100,22 @@ pub fn topic(name: &str) -> Topic {
     blake3::derive_key("peerix swarm topic 1", name.as_bytes())
 }
 
+/// The name in the swarm `name` of the protocol that is called `alpn` in the public one.
+pub fn alpn_in(name: &str, alpn: &[u8]) -> Vec<u8> {
+    match name {
+        "public" => alpn.to_vec(),
+        name => [alpn, b"/", name.as_bytes()].concat(),
+    }
+}
+
 /// The protocol of the swarm `name` that iroh-gossip speaks; the stock one for `public`.
 pub fn gossip_alpn(name: &str) -> Vec<u8> {
-    match name {
-        "public" => GOSSIP_ALPN.to_vec(),
-        name => [GOSSIP_ALPN, b"/", name.as_bytes()].concat(),
-    }
+    alpn_in(name, GOSSIP_ALPN)
 }
 
 /// The protocol by which newcomers of the swarm `name` ask for what is known.
 pub fn catalogue_alpn(name: &str) -> Vec<u8> {
-    match name {
-        "public" => b"peerix/catalogue/1".to_vec(),
-        name => [b"peerix/catalogue/1/", name.as_bytes()].concat(),
-    }
+    alpn_in(name, b"peerix/catalogue/1")
 }
 
 impl Swarm {

@@ -1,3 +1,4 @@
 //! The tracker: who is there, who has which path, and how a swarm starts.
 
 pub mod api;
+pub mod relay;

@@ -22,10 +22,6 @@ let
 
   cfg = config.services.peerix;
 
-  # The default configuration passes no tracker: this version of the daemon takes none, and
-  # refuses what it can't do.
-  hasTracker = false;
-
   # What TOML can write, in the two levels that the daemon's file has.
   scalar = types.nullOr (
     types.oneOf [
@@ -105,7 +101,7 @@ in
       default = "https://sophronesis.dev/peerix";
       description = ''
         The tracker through which peers find each other. `null` is LAN mode: peers are found on the
-        local network, and nothing leaves it. This version has no tracker yet and passes none on.
+        local network, and nothing leaves it.
       '';
     };
 
@@ -340,7 +336,7 @@ in
           priority = cfg.priority;
           timeout = cfg.timeout;
         };
-        tracker.url = if hasTracker then cfg.trackerUrl else null;
+        tracker.url = cfg.trackerUrl;
         store = {
           scan_interval = cfg.scanInterval;
           filter_mode = cfg.filterMode;

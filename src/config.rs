@@ -50,8 +50,10 @@ pub enum Mode {
 /// Which relays help where no direct connection can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Relay {
-    /// iroh's public ones, with its DNS and pkarr.
+    /// iroh's public ones, with its DNS and pkarr, and those of trackers.
     Default,
+    /// Those of trackers only: no DNS, no pkarr.
+    Tracker,
     /// None: no relay, no DNS, no pkarr.
     Off,
     /// These only.
@@ -100,8 +102,13 @@ pub struct Config {
     pub upstream_caches: Vec<String>,
     /// Tell Nix of paths that only the upstream has.
     pub proxy_upstream: bool,
-    /// Trackers to register with; empty without one, and always in this build.
+    /// URLs of trackers to register with; empty without one, and always in LAN mode.
     pub trackers: Vec<String>,
+    /// The name under which trackers of the older program list this machine; by default its
+    /// endpoint id.
+    pub tracker_peer_id: Option<String>,
+    /// Certificates of authorities that are trusted for trackers and relays, in PEM.
+    pub ca_file: Option<PathBuf>,
     /// How peers are reached.
     pub mode: Mode,
     /// Peers are found on the local network, and it may ask this machine over HTTP. Always so in

@@ -28,6 +28,8 @@ use self::{
     served::Served,
 };
 use crate::{
+    announcing::{self, Trackers},
+    authorities::Authorities,
     config::{Config, Mode},
     control::{self, ControlSocket},
     http::{self, HttpState, StatusSource},
@@ -40,6 +42,7 @@ use crate::{
         self,
         admission::Admission,
         budget::Budgets,
+        endpoint::Relays,
         gate::UploadGate,
         older::source::OlderPeers,
         open::OpenConnections,
@@ -51,7 +54,7 @@ use crate::{
     share,
     signing::{Signing, SigningKey},
     state_dir::StateDir,
-    swarm::Swarm,
+    swarm::{self, Swarm, SwarmId},
     transfer::{
         Transfers,
         whole::{WholeNarSource, WholeNarSources},
@@ -100,6 +103,8 @@ pub async fn run(
         tracing::warn!("signatures of what peers send are not checked (no_verify)");
     }
 
+    let authorities = config.ca_file.as_deref().map(Authorities::load);
+    let authorities = authorities.transpose()?.unwrap_or_default();
     let metrics = Arc::new(Metrics::new());
     let known = MemoryLookup::new();
     // Gossip dials the addresses that its members tell it, which may be anywhere.
@@ -110,7 +115,10 @@ pub async fn run(
     let open = OpenConnections::default();
     let endpoint = peer::endpoint::bind(
         secret_key,
-        &config.relay,
+        Relays {
+            relays: &config.relay,
+            authorities: &authorities,
+        },
         config.iroh_bind,
         known.clone(),
         admission,
@@ -192,6 +200,10 @@ pub async fn run(
     let upstream = upstream(&config, &metrics)?;
     sources.push(Arc::new(upstream.clone()));
     let sources: WholeNarSources = sources.into();
+    let trackers = trackers(&config, authorities, &endpoint, &peers, &swarm, &state_dir);
+    let trackers = trackers
+        .map(|(options, parts)| Trackers::start(options, parts, &tasks, &stop))
+        .transpose()?;
     let lookup = Lookup::new(lookup::Parts {
         store: store.clone(),
         peers: peers.clone(),
@@ -201,6 +213,7 @@ pub async fn run(
         references_assumed: !config.upstream_caches.is_empty(),
         sources: sources.clone(),
         swarm: swarm.clone(),
+        trackers: trackers.clone(),
     });
     let transfers = Transfers::new(
         store.clone(),
@@ -252,6 +265,7 @@ pub async fn run(
         lan_discovery: config.lan_discovery,
         gate: gate.clone(),
         swarm: swarm.clone(),
+        trackers,
     }));
     let state =
         HttpState::new(node.clone(), metrics, node.clone(), config.priority).on_networks(networks);
@@ -342,6 +356,35 @@ async fn hide_private_shares(
         }
     }
     Ok(())
+}
+
+/// How trackers are spoken with, if at all.
+fn trackers(
+    config: &Config,
+    authorities: Authorities,
+    endpoint: &iroh::Endpoint,
+    peers: &Peers,
+    in_swarm: &Option<Swarm>,
+    state_dir: &Arc<StateDir>,
+) -> Option<(announcing::Options, announcing::Parts)> {
+    let announce = config.announce.unwrap_or(Announce::All);
+    let options = announcing::Options {
+        urls: config.trackers.clone(),
+        allow_insecure_http: config.allow_insecure_http,
+        authorities,
+        peer_id: config.tracker_peer_id.clone(),
+        swarm_id: SwarmId::new(config.swarm.as_deref().unwrap_or(swarm::id::PUBLIC), None),
+        tell: announce != Announce::None,
+        tell_older: config.announce.is_some(),
+        relay: config.relay.clone(),
+    };
+    let parts = announcing::Parts {
+        endpoint: endpoint.clone(),
+        peers: peers.clone(),
+        swarm: in_swarm.clone(),
+        state_dir: state_dir.clone(),
+    };
+    (!config.trackers.is_empty()).then_some((options, parts))
 }
 
 fn upstream(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Upstream> {

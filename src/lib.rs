@@ -6,6 +6,8 @@
 //! with other machines, [`lan`] finds those on the local network, [`trust`] and [`offer`] say what
 //! is believed and what is given.
 
+pub mod announcing;
+pub mod authorities;
 pub mod cli;
 pub mod config;
 pub mod control;

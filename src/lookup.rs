@@ -20,6 +20,7 @@ use tokio::time::timeout_at;
 use tracing::debug;
 
 use crate::{
+    announcing::Trackers,
     limits,
     metrics::Metrics,
     offer::OfferPolicy,
@@ -74,6 +75,7 @@ struct Inner {
     references_assumed: bool,
     sources: WholeNarSources,
     swarm: Option<Swarm>,
+    trackers: Option<Trackers>,
     claims: Mutex<LruCache<(StorePathHash, NarHash), Claims>>,
 }
 
@@ -91,6 +93,8 @@ pub struct Parts {
     pub sources: WholeNarSources,
     /// What its inventories tell saves asking.
     pub swarm: Option<Swarm>,
+    /// Asked while inventories are not known yet.
+    pub trackers: Option<Trackers>,
 }
 
 impl Lookup {
@@ -105,6 +109,7 @@ impl Lookup {
             references_assumed,
             sources,
             swarm,
+            trackers,
         } = parts;
         let remembered = NonZeroUsize::new(limits::CLAIMS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self(Arc::new(Inner {
@@ -116,6 +121,7 @@ impl Lookup {
             references_assumed,
             sources,
             swarm,
+            trackers,
             claims: Mutex::new(LruCache::new(remembered)),
         }))
     }
@@ -139,9 +145,23 @@ impl Lookup {
             Err(error) => debug!(%error, "the store could not be asked"),
         }
         let candidates = self.may_have(path_hash);
-        let deadline = Instant::now() + self.0.peers.deadline(&candidates);
-        let from_peers = self.ask(&candidates, path_hash, Mode::Narinfo, None, deadline);
+        let trackers = self.0.trackers.as_ref();
+        let trackers = trackers.filter(|trackers| trackers.may_know_more());
+        let deadline = match trackers {
+            // A round trip to a tracker and a connection to whom it names.
+            Some(_) => limits::LOOKUP_DEADLINE_FIRST,
+            None => self.0.peers.deadline(&candidates),
+        };
+        let deadline = Instant::now() + deadline;
+        let from_known = self.ask(&candidates, path_hash, Mode::Narinfo, None, deadline);
+        let from_named = self.ask_named(trackers, &candidates, path_hash, deadline);
+        let from_peers = elsewhere::first_some(from_known, from_named);
         let info = self.or_elsewhere(path_hash, from_peers, deadline).await?;
+        let candidates = match trackers {
+            // Those whom trackers named are among them now.
+            Some(_) => self.may_have(path_hash),
+            None => candidates,
+        };
         if !self
             .references_can_be_had(&info, &candidates, deadline)
             .await
@@ -158,6 +178,23 @@ impl Lookup {
             Some(swarm) => swarm.candidates(&self.0.peers, path_hash),
             None => self.0.peers.candidates(),
         }
+    }
+
+    /// Asks those peers of which trackers say that they have the path.
+    async fn ask_named(
+        &self,
+        trackers: Option<&Trackers>,
+        asked: &[Arc<Peer>],
+        path_hash: StorePathHash,
+        deadline: Instant,
+    ) -> Option<PathInfo> {
+        let named = trackers?.who_has(path_hash);
+        let named = timeout_at(deadline.into(), named).await.ok()?;
+        let is_asked = |id: &EndpointId| asked.iter().any(|peer| peer.id() == *id);
+        let named = named.into_iter().filter(|id| !is_asked(id));
+        let named: Vec<Arc<Peer>> = named.filter_map(|id| self.0.peers.get(id)).collect();
+        self.ask(&named, path_hash, Mode::Narinfo, None, deadline)
+            .await
     }
 
     /// The same for a path that somebody has: also those who got, or are getting, it a moment ago.

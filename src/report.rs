@@ -47,6 +47,8 @@ pub struct NodeReport {
     pub swarm: Value,
     /// The first tracker's address.
     pub tracker_url: Option<String>,
+    /// How it goes with each tracker.
+    pub trackers: Vec<TrackerReport>,
     /// Whether peers on the local network are looked for.
     pub lan_discovery: bool,
     /// The relay that this endpoint can be reached through.
@@ -63,6 +65,26 @@ pub struct NodeReport {
     pub nix_database: Value,
     /// Store paths that are offered to peers.
     pub available_hashes: u64,
+}
+
+/// One tracker that this machine speaks with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrackerReport {
+    /// Its URL.
+    pub url: String,
+    /// Whether it has the signed API, or is one of the older program's; null until it answered.
+    pub signed: Option<bool>,
+    /// Seconds since it last took an announcement; null where it never did.
+    pub seconds_since_contact: Option<u64>,
+    /// Store paths that it knows of this machine.
+    pub announced_paths: usize,
+    /// Peers that it named the last time, at most 64.
+    pub named_peers: usize,
+    /// Its relay, where that is used.
+    pub relay_url: Option<String>,
+    /// Why the last attempt failed; null while it works.
+    pub error: Option<String>,
 }
 
 /// How packets to a peer travel.

@@ -175,6 +175,17 @@ impl Swarm {
         !self.0.gossip.may_have(path_hash.as_bytes()).is_empty()
     }
 
+    /// Those of `ids` whose inventory is known.
+    pub fn known_inventories(&self, ids: &[EndpointId]) -> Vec<EndpointId> {
+        // Whether it is known does not depend on the path.
+        let standings = self.0.gossip.standings(ids.iter().copied(), &[0; 20]);
+        let known = ids
+            .iter()
+            .zip(standings)
+            .filter(|(_, standing)| *standing != Standing::Unknown);
+        known.map(|(id, _)| *id).collect()
+    }
+
     /// Notes what a peer answered that was asked for a path.
     pub fn answered(&self, peer: &Peer, path_hash: StorePathHash, had: bool) {
         let (id, path_hash) = (peer.id(), path_hash.as_bytes());
@@ -207,9 +218,13 @@ impl Swarm {
 
     /// Keeps a peer of the swarm connected from now on.
     fn find(&self, peers: &Peers, id: EndpointId) {
-        if peers.get(id).is_some() || !peers.meet(id) {
-            return;
+        if peers.get(id).is_none() && peers.meet(id) {
+            self.adopt(peers, id);
         }
+    }
+
+    /// Takes over a peer from another way of finding peers, which lets go of it.
+    pub fn adopt(&self, peers: &Peers, id: EndpointId) {
         let mut found = lock(&self.0.found);
         found.retain(|other| *other != id);
         found.push_back(id);
@@ -226,7 +241,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// This machine's system, as Nix names it.
-fn system() -> String {
+pub(crate) fn system() -> String {
     let os = match std::env::consts::OS {
         "macos" => "darwin",
         os => os,

@@ -55,7 +55,11 @@ pub(super) fn resolve(
             value::http_url(text, "Upstream cache", allow_insecure_http)
         })?,
         proxy_upstream: values.one(&setting::PROXY_UPSTREAM, value::switch)?,
-        trackers: Vec::new(),
+        trackers: values.each(&setting::TRACKER, |text| {
+            value::http_url(text, "Tracker", allow_insecure_http)
+        })?,
+        tracker_peer_id: values.optional(&setting::PEER_ID, value::peer_id)?,
+        ca_file: values.optional(&setting::CA_FILE, absolute)?,
         mode: values.one(&setting::MODE, mode)?,
         lan_discovery: values.one(&setting::LAN_DISCOVERY, value::switch)?,
         relay: values.all(&setting::RELAY, value::relay)?,
@@ -117,12 +121,19 @@ fn within_the_network(config: Config, winners: &Layer) -> Result<Config, ConfigE
             .filter(|given| !given.values.iter().all(|text| value::is_off(text)))
     };
     let relay = given(&setting::RELAY).filter(|given| given.values != ["default"]);
-    if let Some(given) = relay {
-        return Err(ConfigError::Value {
-            place: given.place(&setting::RELAY),
-            reason: "in LAN mode nothing leaves the local network: leave it out or set it to `off`"
-                .to_owned(),
-        });
+    let tracker = given(&setting::TRACKER);
+    for (setting, given, off) in [
+        (&setting::RELAY, relay, "off"),
+        (&setting::TRACKER, tracker, "none"),
+    ] {
+        if let Some(given) = given {
+            return Err(ConfigError::Value {
+                place: given.place(setting),
+                reason: format!(
+                    "in LAN mode nothing leaves the local network: leave it out or set it to `{off}`"
+                ),
+            });
+        }
     }
     let upstream_caches = match given(&setting::UPSTREAM_CACHE) {
         Some(_) => config.upstream_caches,
@@ -131,6 +142,7 @@ fn within_the_network(config: Config, winners: &Layer) -> Result<Config, ConfigE
     Ok(Config {
         lan_discovery: true,
         relay: Relay::Off,
+        trackers: Vec::new(),
         upstream_caches,
         ..config
     })

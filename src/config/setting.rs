@@ -121,19 +121,20 @@ settings! {
         help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
     MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,
         help: "How peers are reached; `auto` is iroh; `lan`: on the local network alone, nothing leaves it (no relay, no DNS, no tracker; upstream caches only where given)" }
-    RELAY { flag: "relay", key: "relays", kind: Kind::List, default: "default", value_name: "default|off|URL",
+    RELAY { flag: "relay", key: "relays", kind: Kind::List, default: "default", value_name: "default|tracker|off|URL",
         heading: PEERS,
-        help: "Relays for peers that can't reach each other directly; `off`: none, and no DNS and pkarr either (repeatable)" }
+        help: "Relays for peers that can't reach each other directly; `default`: iroh's, and those that trackers run; `tracker`: these alone, and no DNS and pkarr; `off`: none, and no DNS and pkarr either (repeatable)" }
+    CA_FILE { flag: "ca-file", key: "ca_file", value_name: "FILE", heading: PEERS,
+        help: "Certificates (PEM) of authorities to trust for trackers and relays, beside the usual ones" }
     IROH_BIND { flag: "iroh-bind", key: "iroh_bind", value_name: "ADDR:PORT", heading: PEERS,
         help: "Where iroh's UDP socket binds [default: port 12306, any free one where that is taken]" }
     LAN_DISCOVERY { flag: "lan-discovery", key: "lan_discovery", kind: Kind::Switch, default: "false", heading: PEERS,
         help: "Find peers on the local network too, and serve it what is offered over HTTP" }
     TRACKER { flag: "tracker", short: Some('t'), section: "tracker", key: "url", kind: Kind::List,
-        value_name: "URL|none", heading: PEERS, help: "A tracker; `none`: without one (repeatable)",
-        availability: not_yet("a tracker", &[]) }
+        default: "https://sophronesis.dev/peerix", value_name: "URL|none", heading: PEERS,
+        help: "A tracker, where peers find each other; `none`: without one (repeatable)" }
     PEER_ID { flag: "peer-id", section: "tracker", key: "peer_id", value_name: "NAME", heading: PEERS,
-        help: "The name under which a tracker lists this machine",
-        availability: not_yet("a tracker", &[]) }
+        help: "The name under which a tracker of the older peerix lists this machine [default: its endpoint id]" }
     SWARM { flag: "swarm", key: "swarm", default: "public", value_name: "NAME", heading: PEERS,
         help: "The swarm whose peers tell each other what they have; `none`: without one", availability: not_yet("swarms by name", &["public"]) }
     SWARM_SECRET_FILE { flag: "swarm-secret-file", key: "swarm_secret_file", value_name: "FILE", heading: PEERS,

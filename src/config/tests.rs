@@ -88,7 +88,8 @@ fn without_any_source_the_defaults_stand() {
     assert_eq!(config.relay, Relay::Default);
     assert_eq!(config.scan_interval, Some(Duration::from_secs(3600)));
     assert_eq!(config.public_cache_keys.len(), 1);
-    assert!(config.trackers.is_empty() && config.peers.is_empty());
+    assert_eq!(config.trackers, ["https://sophronesis.dev/peerix"]);
+    assert!(config.peers.is_empty());
     assert_eq!(
         (config.upload_limit, config.upload_limit_per_peer),
         (None, None)
@@ -330,8 +331,6 @@ fn variables_of_others_are_passed_over() {
 #[test]
 fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
     for (setting, value) in [
-        (&setting::TRACKER, "https://sophronesis.dev/peerix"),
-        (&setting::PEER_ID, "host"),
         (&setting::SWARM, "mine"),
         (&setting::SWARM_SECRET_FILE, "/x"),
     ] {
@@ -385,6 +384,33 @@ fn lan_mode_switches_off_what_leaves_the_network_and_keeps_what_was_asked_for() 
     assert_eq!((beside.mode, beside.lan_discovery), (Mode::Auto, true));
     assert_eq!(beside.relay, Relay::Default);
     assert!(!Lab::new().load().config.lan_discovery);
+}
+
+#[test]
+fn a_tracker_has_to_be_https_unless_that_is_waived_and_is_none_in_lan_mode() {
+    let plain = "http://tracker.example/peerix/";
+    let with = |values: &[&str]| Lab::new().flag(&setting::TRACKER, values);
+    assert_eq!(
+        with(&[plain]).error(),
+        format!(
+            "--tracker: Tracker URL must use HTTPS: {plain} (--allow-insecure-http accepts it)"
+        )
+    );
+    let waived = with(&[plain, "https://other.example"]);
+    let config = waived
+        .flag(&setting::ALLOW_INSECURE_HTTP, &["true"])
+        .load()
+        .config;
+    assert_eq!(
+        config.trackers,
+        ["http://tracker.example/peerix", "https://other.example"]
+    );
+    assert!(with(&["none"]).load().config.trackers.is_empty());
+    assert!(with(&["ftp://x"]).error().contains("not an https:// URL"));
+    let lan = with(&["https://other.example"]).flag(&setting::MODE, &["lan"]);
+    assert!(lan.error().contains("leave it out or set it to `none`"));
+    let name = Lab::new().flag(&setting::PEER_ID, &["two\nlines"]);
+    assert!(name.error().starts_with("--peer-id: "));
 }
 
 #[test]

@@ -257,16 +257,30 @@ pub fn show_public_key(key: &TrustedPublicKey) -> String {
     format!("{}:{bytes}", key.name)
 }
 
-/// Relays: `default`, `off`, or URLs.
+/// Longest name under which a tracker lists a machine.
+const MAX_PEER_ID: usize = 255;
+
+/// The name under which a tracker lists this machine.
+pub fn peer_id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MAX_PEER_ID || text.contains(char::is_control) {
+        return Err(format!(
+            "the name must have 1 to {MAX_PEER_ID} bytes and no control characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Relays: `default`, `tracker`, `off`, or URLs.
 pub fn relay(values: &[String]) -> Result<Relay, String> {
     match values {
         [] => return Ok(Relay::Default),
         [one] if one == "default" => return Ok(Relay::Default),
+        [one] if one == "tracker" => return Ok(Relay::Tracker),
         [one] if is_off(one) => return Ok(Relay::Off),
         _ => {}
     }
     let urls = values.iter().map(|text| {
-        if text == "default" || is_off(text) {
+        if matches!(text.as_str(), "default" | "tracker") || is_off(text) {
             return Err(format!("`{text}` can't be combined with other relays"));
         }
         let url: RelayUrl = text
@@ -274,7 +288,7 @@ pub fn relay(values: &[String]) -> Result<Relay, String> {
             .map_err(|error| format!("`{text}` is not the URL of a relay: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(format!(
-                "`{text}` is not the URL of a relay: write https://HOST, default or off"
+                "`{text}` is not the URL of a relay: write https://HOST, default, tracker or off"
             ));
         }
         Ok(url)

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{asking::Waiting, served::Served};
 use crate::{
+    announcing::Trackers,
     config::Mode,
     control::{
         DroppedNar, OperationError, Operations, Progress, ScanSummary, ShareHow, Shared,
@@ -110,6 +111,7 @@ pub(super) struct Parts {
     pub(super) mode: Mode,
     pub(super) lan_discovery: bool,
     pub(super) swarm: Option<Swarm>,
+    pub(super) trackers: Option<Trackers>,
 }
 
 /// The running node.
@@ -276,29 +278,35 @@ impl Node {
         Ok(summary)
     }
 
-    /// Tells the swarm what of this machine's it may know.
+    /// Tells swarm and trackers what of this machine's they may know.
     async fn announce(&self, mut announced: Vec<PathHash>) {
-        let Some(swarm) = &self.parts.swarm else {
-            return;
-        };
         let announces = self.parts.offer.announces();
-        if announces != Announce::None {
-            announced.extend(self.announced_shares().await);
+        if announces == Announce::None {
+            return;
+        }
+        announced.extend(self.announced_shares().await);
+        if let Some(trackers) = &self.parts.trackers {
+            trackers.announce(&announced);
+        }
+        if let Some(swarm) = &self.parts.swarm {
             swarm.announce(announced, announces == Announce::All).await;
         }
     }
 
-    /// Tells the swarm of paths that came, of those that it may know.
+    /// Tells swarm and trackers of paths that came, of those that they may know.
     async fn announce_more(&self, more: Vec<PathHash>) {
-        let Some(swarm) = &self.parts.swarm else {
+        if self.parts.offer.announces() == Announce::None {
             return;
-        };
-        if self.parts.offer.announces() != Announce::None {
+        }
+        if let Some(trackers) = &self.parts.trackers {
+            trackers.announce_more(&more);
+        }
+        if let Some(swarm) = &self.parts.swarm {
             swarm.announce_more(more).await;
         }
     }
 
-    /// Tells the swarm what was shared just now.
+    /// Tells swarm and trackers what was shared just now.
     pub(super) async fn announce_shares(&self) {
         let shared = self.announced_shares().await;
         self.announce_more(shared).await;
@@ -389,6 +397,8 @@ impl Substituter for Node {
 impl StatusSource for Node {
     fn status(&self) -> Value {
         let (known, connected) = self.parts.peers.count();
+        let trackers = self.parts.trackers.as_ref();
+        let trackers = trackers.map(Trackers::describe).unwrap_or_default();
         let (relay_url, direct_addrs) = self.addresses();
         let database = match self.parts.store.database_status() {
             DatabaseStatus::Present { path } => json!({ "path": path }),
@@ -405,7 +415,8 @@ impl StatusSource for Node {
             "known_peers": known,
             "connected_peers": connected,
             "swarm": self.parts.swarm.as_ref().map(Swarm::describe),
-            "tracker_url": Value::Null,
+            "tracker_url": trackers.first().map(|tracker| &tracker.url),
+            "trackers": trackers,
             "lan_discovery": self.parts.lan_discovery,
             "relay_url": relay_url,
             "direct_addrs": direct_addrs,

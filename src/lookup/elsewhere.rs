@@ -179,7 +179,7 @@ impl Lookup {
 }
 
 /// The first of two that is some.
-async fn first_some<T>(
+pub(super) async fn first_some<T>(
     first: impl Future<Output = Option<T>>,
     second: impl Future<Output = Option<T>>,
 ) -> Option<T> {

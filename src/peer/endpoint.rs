@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use iroh::{
-    Endpoint, RelayMode, SecretKey,
+    Endpoint, RelayMap, RelayMode, SecretKey,
     address_lookup::MemoryLookup,
     endpoint::{BindOpts, PortmapperConfig, presets},
 };
@@ -11,7 +11,7 @@ use iroh::{
 use peerix_gossip::Links;
 
 use super::{admission::Admission, open::OpenConnections};
-use crate::config::Relay;
+use crate::{authorities::Authorities, config::Relay};
 
 /// The UDP port that the firewall opens for iroh.
 pub const DEFAULT_PORT: u16 = 12306;
@@ -36,6 +36,15 @@ pub enum BindError {
     },
 }
 
+/// Which relays are used, and whose certificates they may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Relays<'a> {
+    /// Which; those of trackers are added when trackers tell of them.
+    pub relays: &'a Relay,
+    /// Authorities trusted beside the usual ones.
+    pub authorities: &'a Authorities,
+}
+
 /// Binds the endpoint; without `bind` on [`DEFAULT_PORT`], or any free port where that is taken.
 ///
 /// `known` is where addresses of peers are put that tickets and configuration name; `admission`
@@ -46,7 +55,7 @@ pub enum BindError {
 /// [`BindError`] where no socket can be bound.
 pub async fn bind(
     secret_key: SecretKey,
-    relays: &Relay,
+    relays: Relays<'_>,
     bind: Option<SocketAddr>,
     known: MemoryLookup,
     admission: Admission,
@@ -54,8 +63,11 @@ pub async fn bind(
     links: Links,
 ) -> Result<Endpoint, BindError> {
     let builder = || {
-        let builder = match relays {
+        let builder = match relays.relays {
             Relay::Default => Endpoint::builder(presets::N0),
+            Relay::Tracker => {
+                Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Custom(RelayMap::empty()))
+            }
             Relay::Off => Endpoint::builder(presets::Minimal)
                 .relay_mode(RelayMode::Disabled)
                 .portmapper_config(PortmapperConfig::Disabled),
@@ -64,6 +76,7 @@ pub async fn bind(
         };
         builder
             .secret_key(secret_key.clone())
+            .ca_tls_config(relays.authorities.for_iroh())
             .address_lookup(known.clone())
             .hooks(admission.clone())
             .hooks(open.clone())

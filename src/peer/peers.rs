@@ -1,9 +1,8 @@
 //! The peers this machine knows, a kept connection to each, and what became of asking them.
 //!
-//! Every source of peers (configuration and tickets now, a tracker when it is there) calls
-//! [`Peers::add`]; the local network, where anybody can claim to be anybody, calls
-//! [`Peers::add_found`], the swarm, of which only some are kept connected, [`Peers::meet`], and both
-//! take back what they added. A peer is connected to in the background and again with back-off, so
+//! Configuration and tickets call [`Peers::add`]; the local network, where anybody can claim to be
+//! anybody, calls [`Peers::add_found`], the swarm and trackers, of whose peers only some are kept
+//! connected, [`Peers::meet`], and these take back what they added. A peer is connected to in the background and again with back-off, so
 //! that a dead one costs a lookup nothing.
 
 mod found;
@@ -253,9 +252,23 @@ impl Peers {
         known.chain(remembered).collect()
     }
 
+    /// Looks for addresses of peers in `lookup` too.
+    pub fn look_up_in(&self, lookup: MemoryLookup) {
+        if let Ok(lookups) = self.0.endpoint.address_lookup() {
+            lookups.add(lookup);
+        }
+    }
+
     /// Adds a peer that may be forgotten again, whose addresses the endpoint finds by itself.
     pub fn meet(&self, id: EndpointId) -> bool {
         self.start(id, false)
+    }
+
+    /// The same without trying at once to reach one that is known already.
+    pub fn meet_again(&self, id: EndpointId) {
+        if self.get(id).is_none() {
+            self.meet(id);
+        }
     }
 
     /// Forgets such a peer, unless it is known from elsewhere; transfers that it is part of go on
@@ -462,13 +475,16 @@ impl Peers {
 
     fn best(&self, is_candidate: impl Fn(&Peer, Instant) -> bool) -> Vec<Arc<Peer>> {
         let now = Instant::now();
-        let mut found: Vec<(f64, Arc<Peer>)> = lock(&self.0.peers)
+        let mut found: Vec<(bool, f64, Arc<Peer>)> = lock(&self.0.peers)
             .values()
             .filter(|peer| is_candidate(peer, now))
-            .map(|peer| (peer.score(|score| score.value(now)), peer.clone()))
+            .map(|peer| {
+                let score = peer.score(|score| score.value(now));
+                (peer.is_hearsay(), score, peer.clone())
+            })
             .collect();
-        found.sort_by(|a, b| b.0.total_cmp(&a.0));
-        found.into_iter().map(|(_, peer)| peer).collect()
+        found.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        found.into_iter().map(|(.., peer)| peer).collect()
     }
 
     /// The peers that speak the older program's protocols alone and are worth asking now, best
@@ -626,6 +642,11 @@ impl Peer {
 
     fn is_up(&self) -> bool {
         matches!(*self.link.borrow(), Link::Up(_))
+    }
+
+    /// Whether nobody but a stranger said so far that it is there: it comes after all others.
+    fn is_hearsay(&self) -> bool {
+        !self.kept.load(Ordering::Relaxed) && matches!(*self.link.borrow(), Link::First)
     }
 
     fn is_askable(&self, now: Instant) -> bool {

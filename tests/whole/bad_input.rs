@@ -160,7 +160,7 @@ fn features_that_are_not_there_yet_are_named() {
     refused(PeerOptions::new(&a).flag("swarm", "friends"), "swarm");
     refused(
         PeerOptions::new(&a).replace_flag("tracker", "http://127.0.0.1:1"),
-        "tracker",
+        "Tracker URL must use HTTPS",
     );
     // What switches a feature off is never an error.
     PeerOptions::new(&a)

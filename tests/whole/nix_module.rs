@@ -307,24 +307,26 @@ fn in_lan_mode_only_an_upstream_that_was_named_is_used() {
     }
 }
 
-/// The daemon refuses what it can't do, so the module must know.
 #[test]
-fn a_tracker_is_passed_just_if_the_program_takes_one() {
+fn the_tracker_is_passed_on() {
     let Some(nixpkgs) = Nixpkgs::find() else {
         return;
     };
-    let home = nixpkgs.directory.path();
-    let tried = run(peerix(home).args([
-        "check-config",
-        "--tracker",
-        "https://sophronesis.dev/peerix",
-    ]));
-    let file = nixpkgs.machine("{ enable = true; }").parsed();
-    let passed = file
-        .get("tracker")
-        .and_then(|section| section.get("url"))
-        .is_some();
-    assert_eq!(passed, tried.status.success(), "{}", text_of(&tried));
+    for (settings, tracker) in [
+        ("", Some("https://sophronesis.dev/peerix")),
+        (
+            "trackerUrl = \"https://tracker.example\";",
+            Some("https://tracker.example"),
+        ),
+        ("trackerUrl = null;", None),
+    ] {
+        let file = nixpkgs
+            .machine(&format!("{{ enable = true; {settings} }}"))
+            .parsed();
+        let section = file.get("tracker");
+        let url = section.and_then(|section| section.get("url"));
+        assert_eq!(url.and_then(toml::Value::as_str), tracker, "{settings}");
+    }
 }
 
 #[test]

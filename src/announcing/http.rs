@@ -1,0 +1,283 @@
+//! Requests to one tracker over HTTP: bounded in time and size, and free of this process's
+//! surroundings.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use reqwest::{Client, Method, StatusCode, Url, header, redirect::Policy};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::limits;
+use crate::authorities::Authorities;
+
+/// A tracker can't be spoken with at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrackerError {
+    /// A URL is none.
+    #[error("`{url}` is not the URL of a tracker: {reason}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The HTTP client could not be made.
+    #[error("no HTTP client for trackers: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Why a request came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("can't be reached: {0}")]
+    Unreachable(String),
+    #[error("did not answer in time")]
+    Silent,
+    #[error("said {status}{}", colon(.message))]
+    Refused {
+        status: StatusCode,
+        /// What it said, made fit to be shown.
+        message: String,
+        retry_after: Option<Duration>,
+        /// The answer, for those who know what to look for.
+        body: Vec<u8>,
+    },
+    #[error("answered with something else than a tracker's answer: {0}")]
+    Malformed(String),
+}
+
+fn colon(message: &str) -> String {
+    match message {
+        "" => String::new(),
+        message => format!(": {message}"),
+    }
+}
+
+impl RequestError {
+    /// How long the tracker asked to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The status that it refused with.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// Makes the client for all trackers.
+pub(super) fn client(
+    allow_insecure_http: bool,
+    authorities: &Authorities,
+) -> Result<Client, TrackerError> {
+    let redirects = Policy::custom(|attempt| {
+        let first = attempt.previous().first();
+        let stays = first.is_some_and(|url| url.scheme() == attempt.url().scheme());
+        if !stays {
+            attempt.error("a redirect to another scheme")
+        } else if attempt.previous().len() > limits::REDIRECTS {
+            attempt.error("too many redirects")
+        } else {
+            attempt.follow()
+        }
+    });
+    Ok(Client::builder()
+        .user_agent(concat!("peerix/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .https_only(!allow_insecure_http)
+        .redirect(redirects)
+        .referer(false)
+        .connect_timeout(limits::CONNECT)
+        .tls_certs_merge(authorities.for_http()?)
+        .build()?)
+}
+
+/// One request.
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// Below the tracker's URL, without a leading slash.
+    pub(super) path: &'a str,
+    pub(super) headers: Vec<(&'static str, String)>,
+    /// JSON.
+    pub(super) body: Option<Vec<u8>>,
+    /// How long the tracker is asked to wait before it answers.
+    pub(super) wait: Duration,
+    /// Longest answer, in bytes.
+    pub(super) limit: usize,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn get(path: &'a str, limit: usize) -> Self {
+        Self {
+            method: Method::GET,
+            path,
+            headers: Vec::new(),
+            body: None,
+            wait: Duration::ZERO,
+            limit,
+        }
+    }
+
+    pub(super) fn post(path: &'a str, body: Vec<u8>, limit: usize) -> Self {
+        Self {
+            method: Method::POST,
+            body: Some(body),
+            ..Self::get(path, limit)
+        }
+    }
+}
+
+/// What a tracker answered with success.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) etag: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| RequestError::Malformed(error.to_string()))
+    }
+}
+
+/// The place of one tracker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    base: Url,
+    client: Client,
+}
+
+impl Site {
+    pub(super) fn new(url: &str, client: Client) -> Result<Self, TrackerError> {
+        let wrong = |reason: String| TrackerError::Url {
+            url: url.to_owned(),
+            reason,
+        };
+        let mut base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        base.set_query(None);
+        base.set_fragment(None);
+        base.path_segments_mut()
+            .map_err(|()| wrong("nothing can lie below it".to_owned()))?
+            .pop_if_empty()
+            .push("");
+        Ok(Self { base, client })
+    }
+
+    /// Sends a request and returns its answer: one that was a success, or 304.
+    pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, RequestError> {
+        let wait = ask.wait;
+        let asked = tokio::time::timeout(limits::REQUEST + wait, self.send(ask));
+        asked.await.unwrap_or(Err(RequestError::Silent))
+    }
+
+    async fn send(&self, ask: Ask<'_>) -> Result<Answer, RequestError> {
+        let url = self.base.join(ask.path);
+        let url = url.map_err(|error| RequestError::Malformed(error.to_string()))?;
+        let mut request = self.client.request(ask.method, url);
+        request = request.header(header::ACCEPT_ENCODING, "identity");
+        for (name, value) in ask.headers {
+            request = request.header(name, value);
+        }
+        if let Some(body) = ask.body {
+            request = request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body);
+        }
+        let response = request.send().await.map_err(failure)?;
+        let status = response.status();
+        let text_of = |name: header::HeaderName| {
+            let value = response.headers().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let etag = text_of(header::ETAG);
+        let retry_after = text_of(header::RETRY_AFTER)
+            .and_then(|text| text.parse().ok())
+            .map(Duration::from_secs);
+        let is_good = status.is_success() || status == StatusCode::NOT_MODIFIED;
+        let limit = if is_good {
+            ask.limit
+        } else {
+            limits::SHORT_ANSWER
+        };
+        let body = body_up_to(response, limit).await?;
+        match is_good {
+            true => Ok(Answer { status, etag, body }),
+            false => Err(RequestError::Refused {
+                status,
+                message: message(&body),
+                retry_after,
+                body,
+            }),
+        }
+    }
+}
+
+/// A JSON body.
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RequestError> {
+    serde_json::to_vec(value).map_err(|error| RequestError::Malformed(error.to_string()))
+}
+
+async fn body_up_to(response: reqwest::Response, most: usize) -> Result<Vec<u8>, RequestError> {
+    let too_long = || RequestError::Malformed(format!("over {most} bytes"));
+    if response
+        .content_length()
+        .is_some_and(|length| length > most as u64)
+    {
+        return Err(too_long());
+    }
+    let mut bytes = Vec::new();
+    let mut pieces = response.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(failure)?;
+        if bytes.len() + piece.len() > most {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+fn failure(error: reqwest::Error) -> RequestError {
+    if error.is_timeout() {
+        return RequestError::Silent;
+    }
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    RequestError::Unreachable(shown(&innermost.to_string()))
+}
+
+/// The tracker's own words for a refusal.
+fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => shown(&refusal.error),
+        Err(_) => String::new(),
+    }
+}
+
+/// Text of somebody else's, fit for a log and a terminal.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in text.chars().filter(|letter| !letter.is_control()) {
+        if shown.len() + letter.len_utf8() > limits::MESSAGE {
+            break;
+        }
+        shown.push(letter);
+    }
+    shown
+}

@@ -1,0 +1,110 @@
+//! Questions to one tracker, who has a path: what waits while some are under way goes together.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use iroh::EndpointAddr;
+use peerix_store::nix::StorePathHash;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{http::Site, limits, signed::Speaker};
+
+type Waiting = (StorePathHash, oneshot::Sender<Vec<EndpointAddr>>);
+
+/// The questions to one tracker.
+#[derive(Debug)]
+pub(super) struct Lookups {
+    queue: mpsc::Sender<Waiting>,
+    waiting: tokio::sync::Mutex<mpsc::Receiver<Waiting>>,
+    taken: AtomicBool,
+}
+
+impl Lookups {
+    pub(super) fn new() -> Self {
+        let (queue, waiting) = mpsc::channel(limits::LOOKUP_QUEUE);
+        Self {
+            queue,
+            waiting: tokio::sync::Mutex::new(waiting),
+            taken: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the tracker is asked at all now.
+    pub(super) fn are_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Who has the path, as far as the tracker knows; nobody where it can't be asked.
+    pub(super) async fn ask(&self, path_hash: StorePathHash) -> Vec<EndpointAddr> {
+        let (holders, answer) = oneshot::channel();
+        if !self.are_taken() || self.queue.try_send((path_hash, holders)).is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// Asks the tracker until this is dropped.
+    pub(super) async fn serve(&self, site: &Site, speaker: &Speaker, at_once: usize) {
+        let at_once = at_once.clamp(1, limits::LOOKUP_PATHS);
+        let mut waiting = self.waiting.lock().await;
+        let _taken = Taken::new(&self.taken, &mut waiting);
+        let mut under_way = FuturesUnordered::new();
+        let mut batch: Vec<Waiting> = Vec::new();
+        loop {
+            tokio::select! {
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                received = waiting.recv_many(&mut batch, at_once),
+                    if under_way.len() < limits::LOOKUPS_UNDER_WAY => {
+                    if received == 0 {
+                        return;
+                    }
+                    under_way.push(ask(site, speaker, std::mem::take(&mut batch)));
+                }
+            }
+        }
+    }
+}
+
+async fn ask(site: &Site, speaker: &Speaker, mut batch: Vec<Waiting>) {
+    // Who gave up meanwhile needs no answer.
+    batch.retain(|(_, holders)| !holders.is_closed());
+    if batch.is_empty() {
+        return;
+    }
+    let mut by_path: HashMap<StorePathHash, Vec<oneshot::Sender<_>>> = HashMap::new();
+    for (path_hash, holders) in batch {
+        by_path.entry(path_hash).or_default().push(holders);
+    }
+    let paths: Vec<StorePathHash> = by_path.keys().copied().collect();
+    match speaker.lookup(site, &paths).await {
+        Ok(mut found) => {
+            for (path_hash, senders) in by_path {
+                let holders = found.remove(&path_hash).unwrap_or_default();
+                for sender in senders {
+                    let _ = sender.send(holders.clone());
+                }
+            }
+        }
+        Err(error) => tracing::debug!(%error, "the tracker could not be asked for paths"),
+    }
+}
+
+/// Says that questions are taken, and at its end answers those that wait with nothing.
+struct Taken<'a>(&'a AtomicBool);
+
+impl<'a> Taken<'a> {
+    fn new(taken: &'a AtomicBool, waiting: &mut mpsc::Receiver<Waiting>) -> Self {
+        while waiting.try_recv().is_ok() {}
+        taken.store(true, Ordering::Relaxed);
+        Self(taken)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,2 @@
+// esbuild bundles style sheets too.
+declare module "*.css";

@@ -21,6 +21,7 @@ use peerix_store::{NixStore, nix::TrustedPublicKey};
 use crate::{
     offer::{Announce, Filter, rules::Patterns},
     peer::gate::UploadRules,
+    swarm::{self, SwarmId, SwarmSecret, id::SecretError},
 };
 
 pub mod error;
@@ -128,6 +129,9 @@ pub struct Config {
     pub filter_concurrency: usize,
     /// The swarm to take part in, if any.
     pub swarm: Option<String>,
+    /// The file with the secret of a private swarm; only with the name of a swarm other than
+    /// `public`.
+    pub swarm_secret_file: Option<PathBuf>,
     /// What is announced of what is offered; all of it where nothing is said, but to a tracker that
     /// knows nothing of signatures only what is said.
     pub announce: Option<Announce>,
@@ -156,6 +160,19 @@ pub struct Config {
     pub wire_compression: WireCompression,
     /// Time between two looks through the whole store; `None` never.
     pub scan_interval: Option<Duration>,
+}
+
+impl Config {
+    /// The swarm that this machine is of, with its secret read: the public one too where it takes no
+    /// part in any, since it speaks that one's protocols.
+    ///
+    /// # Errors
+    /// Where the secret's file does not hold a secret.
+    pub fn swarm_id(&self) -> Result<SwarmId, SecretError> {
+        let name = self.swarm.as_deref().unwrap_or(swarm::id::PUBLIC);
+        let secret = self.swarm_secret_file.as_deref().map(SwarmSecret::load);
+        Ok(SwarmId::new(name, secret.transpose()?))
+    }
 }
 
 /// The upload limit that is none, in bytes a second.

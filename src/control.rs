@@ -7,12 +7,11 @@
 use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
-use iroh::EndpointAddr;
 use peerix_store::nix::{StorePath, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::share::ShareToken;
+use crate::{share::ShareToken, ticket::PeerAddr};
 
 pub mod client;
 pub mod credentials;
@@ -48,7 +47,7 @@ pub trait Operations: Send + Sync + 'static {
     /// Makes a peer known, and shows it the token of what it shares in private, for as long as the daemon runs.
     fn add_peer(
         &self,
-        addr: EndpointAddr,
+        peer: PeerAddr,
         token: Option<ShareToken>,
     ) -> BoxFuture<'_, Result<(), OperationError>>;
     /// Trusts a key besides, until the future is dropped.

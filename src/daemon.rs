@@ -46,7 +46,7 @@ use crate::{
         gate::UploadGate,
         older::source::OlderPeers,
         open::OpenConnections,
-        peers::{Peers, Reach},
+        peers::{self, Peers, Reach},
         rate::UploadLimits,
         reputation,
     },
@@ -54,7 +54,7 @@ use crate::{
     share,
     signing::{Signing, SigningKey},
     state_dir::StateDir,
-    swarm::{self, Swarm, SwarmId},
+    swarm::{Swarm, SwarmId},
     transfer::{
         Transfers,
         whole::{WholeNarSource, WholeNarSources},
@@ -76,10 +76,13 @@ pub async fn run(
     mut service: Service,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let swarm_id = config.swarm_id()?;
+    // Whoever asks over HTTP proves nothing: a swarm of one's own is not served so.
+    let lan_http = config.lan_discovery && swarm_id.is_public();
     // A port in use is told before anything is touched.
     let listener = match service.take_listener() {
-        Some(passed) => listen::take_over(passed, config.lan_discovery)?,
-        None => listen::open(config.http_port, config.lan_discovery).await?,
+        Some(passed) => listen::take_over(passed, lan_http)?,
+        None => listen::open(config.http_port, lan_http).await?,
     };
     // The way in for programs on this machine, wherever it listens.
     let http_address = listen::way_in(&listener)?;
@@ -108,10 +111,14 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new());
     let known = MemoryLookup::new();
     // Gossip dials the addresses that its members tell it, which may be anywhere.
-    let swarm_name = config.swarm.as_deref();
-    let swarm_name = swarm_name.filter(|_| config.mode != Mode::Lan);
-    let links = Links::new(swarm_name.unwrap_or_default());
-    let admission = Admission::new(&config.allow_peers, &config.deny_peers);
+    let takes_part = config.swarm.is_some() && config.mode != Mode::Lan;
+    let links = Links::new(swarm_id.name());
+    let admission = Admission::new(
+        secret_key.public(),
+        &config.allow_peers,
+        &config.deny_peers,
+        swarm_id.secret().cloned(),
+    );
     let open = OpenConnections::default();
     let endpoint = peer::endpoint::bind(
         secret_key,
@@ -126,8 +133,15 @@ pub async fn run(
         links.clone(),
     )
     .await?;
-    let swarm = swarm_name
-        .map(|name| Swarm::start(name, &endpoint, links, known.clone(), state_dir.clone()));
+    let swarm = takes_part.then(|| {
+        Swarm::start(
+            &swarm_id,
+            &endpoint,
+            links,
+            known.clone(),
+            state_dir.clone(),
+        )
+    });
     let (swarm, changes) = swarm.unzip();
     let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
     let trust = trusting();
@@ -151,10 +165,13 @@ pub async fn run(
     let peers = Peers::new(
         endpoint.clone(),
         known,
-        reach,
         open,
-        config.timeout,
-        config.wire_compression,
+        peers::Options {
+            reach,
+            connect_timeout: config.timeout,
+            wire_compression: config.wire_compression,
+            swarm_id: swarm_id.clone(),
+        },
         metrics.clone(),
     );
     let gate = UploadGate::new(config.uploads, keeping::uploads(&state_dir));
@@ -179,14 +196,15 @@ pub async fn run(
         false => None,
     };
     // Peers first, the upstream last.
-    let mut sources: Vec<Arc<dyn WholeNarSource>> = vec![Arc::new(OlderPeers::new(
-        peers.clone(),
-        trust.clone(),
-        metrics.clone(),
-    ))];
+    let mut sources: Vec<Arc<dyn WholeNarSource>> = Vec::new();
+    if swarm_id.is_public() {
+        let older = OlderPeers::new(peers.clone(), trust.clone(), metrics.clone());
+        sources.push(Arc::new(older));
+    }
     if let Some(networks) = &networks {
         let parts = lan::Parts {
             endpoint: endpoint.clone(),
+            swarm: swarm_id.clone(),
             peers: peers.clone(),
             metrics: metrics.clone(),
             holdings: Arc::new(served.clone()),
@@ -195,12 +213,19 @@ pub async fn run(
             networks: networks.clone(),
         };
         let older = lan::start(parts, &tasks, &stop).context("the local network can't be asked")?;
-        sources.push(Arc::new(older));
+        sources.extend(older.map(|older| Arc::new(older) as Arc<dyn WholeNarSource>));
     }
     let upstream = upstream(&config, &metrics)?;
     sources.push(Arc::new(upstream.clone()));
     let sources: WholeNarSources = sources.into();
-    let trackers = trackers(&config, authorities, &endpoint, &peers, &swarm, &state_dir);
+    let trackers = trackers(
+        &config,
+        authorities,
+        &endpoint,
+        &peers,
+        (swarm_id.clone(), &swarm),
+        &state_dir,
+    );
     let trackers = trackers
         .map(|(options, parts)| Trackers::start(options, parts, &tasks, &stop))
         .transpose()?;
@@ -236,6 +261,7 @@ pub async fn run(
         peers: &peers,
         metrics: &metrics,
         swarm: &swarm,
+        swarm_id: &swarm_id,
         within: networks.clone().filter(|_| config.mode == Mode::Lan),
     };
     let router = protocols.accept_on(&endpoint);
@@ -266,9 +292,10 @@ pub async fn run(
         gate: gate.clone(),
         swarm: swarm.clone(),
         trackers,
+        swarm_id,
     }));
-    let state =
-        HttpState::new(node.clone(), metrics, node.clone(), config.priority).on_networks(networks);
+    let state = HttpState::new(node.clone(), metrics, node.clone(), config.priority)
+        .on_networks(networks.filter(|_| lan_http));
     let serving = http::serve(listener, state, stop.clone());
     let ended = stop.clone();
     tasks.spawn(async move {
@@ -364,7 +391,7 @@ fn trackers(
     authorities: Authorities,
     endpoint: &iroh::Endpoint,
     peers: &Peers,
-    in_swarm: &Option<Swarm>,
+    (swarm_id, in_swarm): (SwarmId, &Option<Swarm>),
     state_dir: &Arc<StateDir>,
 ) -> Option<(announcing::Options, announcing::Parts)> {
     let announce = config.announce.unwrap_or(Announce::All);
@@ -373,7 +400,7 @@ fn trackers(
         allow_insecure_http: config.allow_insecure_http,
         authorities,
         peer_id: config.tracker_peer_id.clone(),
-        swarm_id: SwarmId::new(config.swarm.as_deref().unwrap_or(swarm::id::PUBLIC), None),
+        swarm_id,
         tell: announce != Announce::None,
         tell_older: config.announce.is_some(),
         relay: config.relay.clone(),

@@ -18,12 +18,14 @@ use iroh::Endpoint;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{broadcast::Holdings, networks::Networks, older::OlderPeers};
-use crate::{metrics::Metrics, peer::peers::Peers, trust::Trust};
+use crate::{metrics::Metrics, peer::peers::Peers, swarm::SwarmId, trust::Trust};
 
 /// What the tasks of the local network are made of.
 pub struct Parts {
     /// The endpoint that is announced.
     pub endpoint: Endpoint,
+    /// The swarm that it is of.
+    pub swarm: SwarmId,
     /// Where found peers go.
     pub peers: Peers,
     /// What is counted.
@@ -38,7 +40,8 @@ pub struct Parts {
     pub networks: Networks,
 }
 
-/// Starts both tasks in `tasks`, to run until `stop` is cancelled.
+/// Starts both tasks in `tasks`, to run until `stop` is cancelled; the second in the public swarm
+/// alone, since the older program knows of no other.
 ///
 /// # Errors
 /// Where no HTTP client can be made.
@@ -46,15 +49,19 @@ pub fn start(
     parts: Parts,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> reqwest::Result<OlderPeers> {
-    let client = older::client()?;
+) -> reqwest::Result<Option<OlderPeers>> {
     tasks.spawn(mdns::run(
         parts.endpoint,
+        parts.swarm.told_to_others(),
         parts.peers,
         parts.metrics.clone(),
         parts.networks.clone(),
         stop.clone(),
     ));
+    if !parts.swarm.is_public() {
+        return Ok(None);
+    }
+    let client = older::client()?;
     let (questions, broadcast) = broadcast::start(
         parts.http_port,
         parts.holdings,
@@ -63,5 +70,5 @@ pub fn start(
         stop.clone(),
     );
     tasks.spawn(broadcast);
-    Ok(OlderPeers::new(questions, client, parts.trust))
+    Ok(Some(OlderPeers::new(questions, client, parts.trust)))
 }

@@ -36,6 +36,10 @@ pub const LOOKUP_DEADLINE_LEAST: Duration = Duration::from_millis(200);
 /// the internet. With what the peers took before it, a miss stays under a second.
 pub const LOOKUP_ELSEWHERE: Duration = Duration::from_millis(500);
 
+/// How long the other side of a new connection in a private swarm has to prove the swarm's secret:
+/// a round trip, and time for a lost packet or two.
+pub const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Peers that only the swarm found which are kept connected without having been asked for anything.
 pub const SWARM_PEERS_KEPT: usize = 32;
 

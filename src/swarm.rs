@@ -46,11 +46,11 @@ struct Inner {
 }
 
 impl Swarm {
-    /// Takes part in the swarm `name` from `endpoint`, to which `links` were given as hooks.
+    /// Takes part in the swarm `id` from `endpoint`, to which `links` were given as hooks.
     ///
     /// The receiver is for [`Swarm::follow`].
     pub fn start(
-        name: &str,
+        id: &SwarmId,
         endpoint: &Endpoint,
         links: Links,
         known: MemoryLookup,
@@ -58,13 +58,13 @@ impl Swarm {
     ) -> (Self, mpsc::Receiver<Change>) {
         let memory = Memory::read(&state_dir);
         let options = Options {
-            name: name.to_owned(),
+            name: id.name().to_owned(),
             systems: vec![system()],
             last_sequence: memory.last_sequence,
             filter_memory: peerix_gossip::limits::FILTER_MEMORY,
             known,
         };
-        let fetch = Arc::new(Inventories::new(endpoint.clone()));
+        let fetch = Arc::new(Inventories::new(endpoint.clone(), id));
         let (gossip, changes) =
             peerix_gossip::Swarm::start(endpoint.clone(), links, options, fetch);
         let swarm = Self(Arc::new(Inner {

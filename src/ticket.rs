@@ -11,7 +11,7 @@ use iroh_tickets::{ParseError, Ticket as _};
 use peerix_store::nix::{StorePath, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::share::ShareToken;
+use crate::{share::ShareToken, swarm};
 
 /// Longest ticket that is read, in characters: what [`MAX_PATHS`] paths with the longest names and
 /// [`MAX_ADDRESSES`] addresses can take, rounded up.
@@ -25,6 +25,8 @@ pub const MAX_ADDRESSES: usize = 32;
 const VERSION: u8 = 1;
 /// With a key and a token, which older builds don't know of.
 const VERSION_WITH_SECRETS: u8 = 2;
+/// With all that, and the name of a swarm other than the public one.
+const VERSION_WITH_SWARM: u8 = 3;
 /// Longest name of a key in a ticket.
 const MAX_KEY_NAME: usize = 256;
 const CHECKSUM_LENGTH: usize = 4;
@@ -40,6 +42,8 @@ pub struct Ticket {
     pub key: Option<TrustedPublicKey>,
     /// What opens them, where they were shared in private.
     pub token: Option<ShareToken>,
+    /// The name of the swarm that the peer is of, where it is not the public one.
+    pub swarm: Option<String>,
 }
 
 /// Why a text is no ticket.
@@ -63,6 +67,16 @@ pub enum TicketError {
     Newer {
         /// Its version.
         version: u8,
+    },
+    /// It is of a peer that this machine can't speak with.
+    #[error(
+        "this ticket is of a peer of the swarm `{theirs}`, and this machine is of `{ours}`: peers of different swarms don't speak with each other (--swarm)"
+    )]
+    OtherSwarm {
+        /// The peer's swarm.
+        theirs: String,
+        /// This machine's.
+        ours: String,
     },
     /// A peer that is neither a ticket nor `ID@ADDR:PORT`.
     #[error("`{text}` is neither a ticket nor ID@ADDR:PORT: {reason}")]
@@ -97,11 +111,19 @@ impl Ticket {
             paths,
             key: None,
             token: None,
+            swarm: None,
         }
     }
 
+    /// As it is, of a peer of the swarm `name`.
+    pub fn in_swarm(self, name: &str) -> Self {
+        let swarm = (name != swarm::id::PUBLIC).then(|| name.to_owned());
+        Self { swarm, ..self }
+    }
+
     fn secrets(&self) -> Option<Secrets> {
-        (self.key.is_some() || self.token.is_some()).then(|| Secrets {
+        let has_secrets = self.key.is_some() || self.token.is_some() || self.swarm.is_some();
+        has_secrets.then(|| Secrets {
             key: self
                 .key
                 .as_ref()
@@ -135,7 +157,7 @@ impl Ticket {
             return Err(TicketError::Damaged);
         }
         let (&version, body) = versioned.split_first().ok_or(TicketError::Damaged)?;
-        if version != VERSION && version != VERSION_WITH_SECRETS {
+        if !(VERSION..=VERSION_WITH_SWARM).contains(&version) {
             return Err(TicketError::Newer { version });
         }
         let (body, rest) =
@@ -144,6 +166,20 @@ impl Ticket {
             VERSION => (Secrets::default(), rest),
             _ => postcard::take_from_bytes(rest).map_err(|_| TicketError::Damaged)?,
         };
+        let (swarm, rest): (Option<String>, _) = match version {
+            VERSION_WITH_SWARM => {
+                let read = postcard::take_from_bytes(rest);
+                let (name, rest) = read.map_err(|_| TicketError::Damaged)?;
+                (Some(name), rest)
+            }
+            _ => (None, rest),
+        };
+        if swarm
+            .as_deref()
+            .is_some_and(|name| !swarm::id::is_name(name))
+        {
+            return Err(TicketError::Damaged);
+        }
         let within_limits = body.relays.len() <= MAX_ADDRESSES
             && body.addresses.len() <= MAX_ADDRESSES
             && body.paths.len() <= MAX_PATHS;
@@ -153,6 +189,7 @@ impl Ticket {
         let mut ticket = Ticket::try_from(body)?;
         ticket.key = secrets.key.map(key).transpose()?;
         ticket.token = secrets.token;
+        ticket.swarm = swarm;
         Ok(ticket)
     }
 }
@@ -192,13 +229,17 @@ impl iroh_tickets::Ticket for Ticket {
     fn encode_bytes(&self) -> Vec<u8> {
         // Writing plain data to a growing vector fails in no way that postcard knows.
         let secrets = self.secrets();
-        let version = match secrets {
-            None => VERSION,
-            Some(_) => VERSION_WITH_SECRETS,
+        let version = match (&secrets, &self.swarm) {
+            (None, None) => VERSION,
+            (Some(_), None) => VERSION_WITH_SECRETS,
+            (_, Some(_)) => VERSION_WITH_SWARM,
         };
         let mut bytes = postcard::to_extend(&self.body(), vec![version]).unwrap_or_default();
         if let Some(secrets) = secrets {
             bytes = postcard::to_extend(&secrets, bytes).unwrap_or_default();
+        }
+        if let Some(swarm) = &self.swarm {
+            bytes = postcard::to_extend(swarm, bytes).unwrap_or_default();
         }
         let checksum = checksum_of(&bytes);
         bytes.extend_from_slice(&checksum);
@@ -267,7 +308,28 @@ fn foreign_kind(text: &str) -> &'static str {
 
 /// A peer as people name one: a ticket, or `ID@ADDR:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddr(pub EndpointAddr);
+pub struct PeerAddr {
+    /// Where it is.
+    pub addr: EndpointAddr,
+    /// The swarm that a ticket says it is of.
+    pub swarm: Option<String>,
+}
+
+impl PeerAddr {
+    /// Where the peer is, for a machine of the swarm `ours`.
+    ///
+    /// # Errors
+    /// [`TicketError::OtherSwarm`] where a ticket says that it is of another one.
+    pub fn of_swarm(self, ours: &str) -> Result<EndpointAddr, TicketError> {
+        match self.swarm.filter(|theirs| theirs != ours) {
+            None => Ok(self.addr),
+            Some(theirs) => Err(TicketError::OtherSwarm {
+                theirs,
+                ours: ours.to_owned(),
+            }),
+        }
+    }
+}
 
 impl FromStr for PeerAddr {
     type Err = TicketError;
@@ -275,7 +337,9 @@ impl FromStr for PeerAddr {
     fn from_str(text: &str) -> Result<Self, TicketError> {
         let text = text.trim();
         let Some((id, address)) = text.split_once('@') else {
-            return Ok(PeerAddr(text.parse::<Ticket>()?.addr));
+            let Ticket { addr, swarm, .. } = text.parse()?;
+            let swarm = Some(swarm.unwrap_or_else(|| swarm::id::PUBLIC.to_owned()));
+            return Ok(PeerAddr { addr, swarm });
         };
         let wrong = |reason| TicketError::Peer {
             text: text.chars().take(100).collect(),
@@ -290,7 +354,10 @@ impl FromStr for PeerAddr {
         if address.port() == 0 || address.ip().is_unspecified() {
             return Err(wrong("nothing can be reached at that address"));
         }
-        Ok(PeerAddr(EndpointAddr::new(id).with_ip_addr(address)))
+        Ok(PeerAddr {
+            addr: EndpointAddr::new(id).with_ip_addr(address),
+            swarm: None,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 
 use crate::config::{
     Given, Layer, Origin,
-    setting::{self, Availability, Kind, Setting},
+    setting::{self, Kind, Setting},
 };
 
 /// What was given on the command line, as a layer of the configuration.
@@ -76,7 +76,6 @@ fn argument(setting: &'static Setting) -> Arg {
             .value_name(setting.value_name)
             .allow_negative_numbers(true),
     }
-    .hide(setting.availability != Availability::Built)
 }
 
 fn help(setting: &Setting) -> String {

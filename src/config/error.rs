@@ -50,16 +50,6 @@ pub enum ConfigError {
         /// What is wrong and what would be right.
         reason: String,
     },
-    /// A value that asks for something this build can't do.
-    #[error("{place}: {feature} is not in this build yet: leave it out{alternative}")]
-    NotYet {
-        /// As in [`ConfigError::Value`].
-        place: String,
-        /// The feature, as people know it.
-        feature: &'static str,
-        /// ` or set it to ...`, or nothing.
-        alternative: String,
-    },
     /// No state directory was given and none can be derived.
     #[error(
         "no place for the state directory: neither HOME nor XDG_STATE_HOME is set; give --state-dir DIR"

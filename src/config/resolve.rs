@@ -7,13 +7,13 @@ use peerix_store::{NixStore, nix::TrustedPublicKey};
 use super::{
     Config, ConfigError, Given, Layer, Mode, Origin, Relay, Shown, Sources, Surroundings, file,
     places::CONTROL_SOCKET_NAME,
-    setting::{self, Availability, Kind, Setting},
+    setting::{self, Setting},
     value,
 };
 use crate::{
     offer::{Filter, rules::Patterns},
     peer::gate::UploadRules,
-    ticket::PeerAddr,
+    swarm,
 };
 
 /// Resolves the winning values of all layers.
@@ -22,7 +22,7 @@ pub(super) fn resolve(
     sources: &Sources,
 ) -> Result<(Config, Vec<Shown>), ConfigError> {
     for setting in setting::ALL {
-        refuse_what_cannot_be(setting, winners.get(setting))?;
+        refuse_other_words(setting, winners.get(setting))?;
     }
     let values = Values(winners);
     let allow_insecure_http = values.one(&setting::ALLOW_INSECURE_HTTP, value::switch)?;
@@ -30,6 +30,7 @@ pub(super) fn resolve(
         Some(_) => (values.one(&setting::STATE_DIR, absolute)?, None),
         None => sources.surroundings.default_state_dir()?,
     };
+    let swarm = values.all(&setting::SWARM, value::swarm)?;
     let config = Config {
         http_port: values.one(&setting::PORT, value::number)?,
         priority: values.one(&setting::PRIORITY, value::number)?,
@@ -41,11 +42,7 @@ pub(super) fn resolve(
             &sources.surroundings,
         ),
         store_uri: values.one(&setting::STORE, |text| Ok(text.to_owned()))?,
-        peers: values.each(&setting::PEER, |text| {
-            text.parse::<PeerAddr>()
-                .map(|peer| peer.0)
-                .map_err(|error| error.to_string())
-        })?,
+        peers: values.each(&setting::PEER, |text| value::peer(text, swarm.as_deref()))?,
         trusted_public_keys: without_repetition(
             sources.nix_trusted_public_keys.iter().cloned(),
             values.each(&setting::TRUSTED_PUBLIC_KEY, value::public_key)?,
@@ -72,7 +69,8 @@ pub(super) fn resolve(
         filter: filter(&values)?,
         excluded: excluded(&values)?,
         filter_concurrency: values.one(&setting::FILTER_CONCURRENCY, value::concurrency)?,
-        swarm: values.all(&setting::SWARM, value::swarm)?,
+        swarm_secret_file: swarm_secret_file(winners, swarm.as_deref())?,
+        swarm,
         announce: values.optional(&setting::ANNOUNCE, value::announce)?,
         allow_peers: values.each(&setting::ALLOW_PEER, value::endpoint_id)?,
         deny_peers: values.each(&setting::DENY_PEER, value::endpoint_id)?,
@@ -148,7 +146,8 @@ fn within_the_network(config: Config, winners: &Layer) -> Result<Config, ConfigE
     })
 }
 
-fn refuse_what_cannot_be(setting: &Setting, given: Option<&Given>) -> Result<(), ConfigError> {
+/// Refuses what is none of a setting's words, where only certain ones make sense.
+fn refuse_other_words(setting: &Setting, given: Option<&Given>) -> Result<(), ConfigError> {
     let Some(given) = given else { return Ok(()) };
     let is_choice = |text: &String| {
         setting.choices.is_empty()
@@ -162,29 +161,7 @@ fn refuse_what_cannot_be(setting: &Setting, given: Option<&Given>) -> Result<(),
             reason,
         });
     }
-    let Availability::NotYet { feature, inert } = setting.availability else {
-        return Ok(());
-    };
-    if given
-        .values
-        .iter()
-        .all(|text| value::is_off(text) || inert.contains(&text.as_str()))
-    {
-        return Ok(());
-    }
-    let off = match setting.kind {
-        Kind::Switch => " or set it to false".to_owned(),
-        Kind::Number => inert
-            .first()
-            .map(|value| format!(" or set it to {value}"))
-            .unwrap_or_default(),
-        _ => format!(" or set it to `{}`", inert.first().unwrap_or(&"none")),
-    };
-    Err(ConfigError::NotYet {
-        place: given.place(setting),
-        feature,
-        alternative: off,
-    })
+    Ok(())
 }
 
 /// Typed access to the winning values.
@@ -289,6 +266,26 @@ fn private_key(winners: &Layer, sources: &Sources) -> Result<Option<PathBuf>, Co
         )),
     }
     .map(Option::flatten)
+}
+
+/// The secret of the swarm `name`; that of everybody can have none.
+fn swarm_secret_file(winners: &Layer, name: Option<&str>) -> Result<Option<PathBuf>, ConfigError> {
+    let setting = &setting::SWARM_SECRET_FILE;
+    let Some(given) = winners.get(setting) else {
+        return Ok(None);
+    };
+    let file = Values(winners).optional(setting, |text| match text {
+        text if value::is_off(text) => Ok(None),
+        text => absolute(text).map(Some),
+    })?;
+    let file = file.flatten();
+    if file.is_some() && name.is_none_or(|name| name == swarm::id::PUBLIC) {
+        return Err(ConfigError::Value {
+            place: given.place(setting),
+            reason: "a secret makes a swarm private, and the public one is everybody's: name a swarm of your own with --swarm NAME".to_owned(),
+        });
+    }
+    Ok(file)
 }
 
 fn filter(values: &Values<'_>) -> Result<Filter, ConfigError> {

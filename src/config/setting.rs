@@ -18,21 +18,6 @@ pub enum Kind {
     List,
 }
 
-/// Whether this build has what the setting asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// It has.
-    Built,
-    /// It has not: only the values that change nothing are accepted.
-    NotYet {
-        /// The feature, as a message names it.
-        feature: &'static str,
-        /// Values that switch it off or leave it as it is; empty lists and `none`, `off` and
-        /// `false` always do.
-        inert: &'static [&'static str],
-    },
-}
-
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
@@ -56,8 +41,6 @@ pub struct Setting {
     pub heading: &'static str,
     /// One or two sentences for help.
     pub help: &'static str,
-    /// Whether it is built.
-    pub availability: Availability,
 }
 
 impl Setting {
@@ -87,12 +70,7 @@ const BASE: Setting = Setting {
     value_name: "",
     heading: "",
     help: "",
-    availability: Availability::Built,
 };
-
-const fn not_yet(feature: &'static str, inert: &'static [&'static str]) -> Availability {
-    Availability::NotYet { feature, inert }
-}
 
 macro_rules! settings {
     ($($name:ident { $($field:ident: $value:expr),+ $(,)? })+) => {
@@ -136,9 +114,9 @@ settings! {
     PEER_ID { flag: "peer-id", section: "tracker", key: "peer_id", value_name: "NAME", heading: PEERS,
         help: "The name under which a tracker of the older peerix lists this machine [default: its endpoint id]" }
     SWARM { flag: "swarm", key: "swarm", default: "public", value_name: "NAME", heading: PEERS,
-        help: "The swarm whose peers tell each other what they have; `none`: without one", availability: not_yet("swarms by name", &["public"]) }
+        help: "The swarm whose peers speak with each other and tell each other what they have: everybody's, or that of a name; `none`: nobody is told anything" }
     SWARM_SECRET_FILE { flag: "swarm-secret-file", key: "swarm_secret_file", value_name: "FILE", heading: PEERS,
-        help: "The secret of a private swarm", availability: not_yet("private swarms", &[]) }
+        help: "The secret of a private swarm, at least 32 bytes: nobody without it is spoken with; needs --swarm NAME" }
     ANNOUNCE { flag: "announce", key: "announce", value_name: "all|shared|none", choices: &["all", "shared", "none"], heading: PEERS,
         help: "What is announced: `all` that is offered, what was `shared` by hand, or nothing [default: all]" }
     ALLOW_PEER { flag: "allow-peer", key: "allow_peers", kind: Kind::List, value_name: "ID", heading: PEERS,

@@ -329,21 +329,7 @@ fn variables_of_others_are_passed_over() {
 }
 
 #[test]
-fn a_feature_that_is_not_built_is_an_error_unless_it_is_switched_off() {
-    for (setting, value) in [
-        (&setting::SWARM, "mine"),
-        (&setting::SWARM_SECRET_FILE, "/x"),
-    ] {
-        let error = Lab::new().flag(setting, &[value]).error();
-        assert!(
-            error.starts_with(&format!("--{}: ", setting.flag)),
-            "{error}"
-        );
-        assert!(
-            error.contains("is not in this build yet: leave it out"),
-            "{error}"
-        );
-    }
+fn what_is_a_default_or_switches_something_off_is_always_taken() {
     for (setting, value) in [
         (&setting::TRACKER, "none"),
         (&setting::MODE, "iroh"),

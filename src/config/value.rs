@@ -6,13 +6,15 @@
 use std::{path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use iroh::{EndpointId, RelayUrl};
+use iroh::{EndpointAddr, EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{Relay, UNLIMITED, WireCompression};
 use crate::{
     offer::{Announce, Filter},
     peer::gate::UploadWhen,
+    swarm,
+    ticket::{PeerAddr, TicketError},
 };
 
 /// Whether `text` is one of the words that switch a feature off.
@@ -211,7 +213,25 @@ pub fn filter(text: &str) -> Result<Filter, String> {
 
 /// The swarm to take part in.
 pub fn swarm(names: &[String]) -> Result<Option<String>, String> {
-    Ok(names.first().filter(|name| !is_off(name)).cloned())
+    let Some(name) = names.first().filter(|name| !is_off(name)) else {
+        return Ok(None);
+    };
+    match swarm::id::is_name(name) {
+        true => Ok(Some(name.clone())),
+        false => Err(format!(
+            "`{name}` is not a name for a swarm: use up to {} letters, digits, dots, dashes and underscores, and another beginning than `private-`",
+            swarm::id::MAX_NAME
+        )),
+    }
+}
+
+/// A peer, which is of the swarm `name` (or of none that a ticket names).
+pub fn peer(text: &str, name: Option<&str>) -> Result<EndpointAddr, String> {
+    let peer: PeerAddr = text
+        .parse()
+        .map_err(|error: TicketError| error.to_string())?;
+    let swarm = name.unwrap_or(swarm::id::PUBLIC);
+    peer.of_swarm(swarm).map_err(|error| error.to_string())
 }
 
 /// What is announced.

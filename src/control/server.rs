@@ -310,11 +310,11 @@ async fn unshare(State(operations): State<Shared>, body: Body) -> Response {
 async fn add_peer(State(operations): State<Shared>, body: Body) -> Response {
     let outcome = async {
         let request: AddPeerRequest = read_json(body).await?;
-        let PeerAddr(addr) = request.peer.parse().map_err(refused)?;
+        let peer: PeerAddr = request.peer.parse().map_err(refused)?;
         // `ID@ADDR:PORT` carries no token.
         let ticket: Option<Ticket> = request.peer.parse().ok();
         operations
-            .add_peer(addr, ticket.and_then(|ticket| ticket.token))
+            .add_peer(peer, ticket.and_then(|ticket| ticket.token))
             .await
     };
     outcome

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use iroh::EndpointAddr;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -157,10 +158,10 @@ impl Operations for FakeDaemon {
 
     fn add_peer(
         &self,
-        addr: EndpointAddr,
+        peer: PeerAddr,
         _token: Option<ShareToken>,
     ) -> BoxFuture<'_, Result<(), OperationError>> {
-        self.peers.lock().unwrap().push(addr);
+        self.peers.lock().unwrap().push(peer.addr);
         Box::pin(async { Ok(()) })
     }
 

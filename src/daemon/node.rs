@@ -36,8 +36,8 @@ use crate::{
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
     substituter::{Audience, NarInfoAnswer, OpenNar, Substituter},
-    swarm::Swarm,
-    ticket::Ticket,
+    swarm::{Swarm, SwarmId},
+    ticket::{PeerAddr, Ticket},
     transfer::Transfers,
     trust::Trust,
 };
@@ -112,6 +112,7 @@ pub(super) struct Parts {
     pub(super) lan_discovery: bool,
     pub(super) swarm: Option<Swarm>,
     pub(super) trackers: Option<Trackers>,
+    pub(super) swarm_id: SwarmId,
 }
 
 /// The running node.
@@ -509,7 +510,7 @@ impl Operations for Node {
     }
 
     fn ticket(&self) -> BoxFuture<'_, String> {
-        async move { Ticket::new(self.own_addr(), Vec::new()).to_string() }.boxed()
+        async move { self.own_ticket(Vec::new()).to_string() }.boxed()
     }
 
     fn share(
@@ -552,18 +553,22 @@ impl Operations for Node {
 
     fn add_peer(
         &self,
-        addr: EndpointAddr,
+        peer: PeerAddr,
         token: Option<ShareToken>,
     ) -> BoxFuture<'_, Result<(), OperationError>> {
         async move {
+            let refused = |message| OperationError::Refused { message };
+            let ours = self.parts.swarm_id.name();
+            let addr = peer.of_swarm(ours);
+            let addr = addr.map_err(|error| refused(error.to_string()))?;
             let id = addr.id;
             if let Some(swarm) = &self.parts.swarm {
                 swarm.gossip().join(vec![addr.clone()]);
             }
             if !self.parts.peers.add(addr) {
-                return Err(OperationError::Refused {
-                    message: "that ticket is this machine's own: nothing is to be fetched".into(),
-                });
+                return Err(refused(
+                    "that ticket is this machine's own: nothing is to be fetched".into(),
+                ));
             }
             if let (Some(peer), Some(token)) = (self.parts.peers.get(id), token) {
                 peer.show_token(token);
@@ -572,7 +577,13 @@ impl Operations for Node {
                 .peers
                 .connected(id, Instant::now() + CONNECT_WAIT)
                 .await;
-            Ok(())
+            match self.parts.peers.get(id) {
+                Some(peer) if peer.is_of_other_swarm() => Err(refused(format!(
+                    "that peer is there and is not of {}: its swarm or its swarm's secret is another (--swarm, --swarm-secret-file)",
+                    self.parts.swarm_id
+                ))),
+                _ => Ok(()),
+            }
         }
         .boxed()
     }
@@ -692,6 +703,11 @@ impl Operations for Node {
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 impl Node {
+    /// A ticket of this machine for these paths.
+    pub(super) fn own_ticket(&self, paths: Vec<StorePath>) -> Ticket {
+        Ticket::new(self.own_addr(), paths).in_swarm(self.parts.swarm_id.name())
+    }
+
     pub(super) fn own_addr(&self) -> EndpointAddr {
         let mut addr = self.parts.peers.own_addr();
         if addr.addrs.is_empty() {

@@ -28,7 +28,7 @@ use crate::{
         rate::UploadLimits,
         wire::Compression,
     },
-    swarm::Swarm,
+    swarm::{Swarm, SwarmId},
 };
 
 /// What the protocols serve from.
@@ -41,6 +41,7 @@ pub(super) struct Protocols<'a> {
     pub(super) peers: &'a Peers,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) swarm: &'a Option<Swarm>,
+    pub(super) swarm_id: &'a SwarmId,
     /// The networks that nobody is served outside of; anybody is where there are none.
     pub(super) within: Option<Networks>,
 }
@@ -76,24 +77,28 @@ impl Protocols<'_> {
             self.budgets,
             sent,
         );
+        let id = self.swarm_id;
         let mut router = Router::builder(endpoint.clone());
         if self.compression != WireCompression::Off {
-            router = router.accept(peer::wire::ALPN, provider.clone());
+            router = router.accept(id.alpn(peer::wire::ALPN), provider.clone());
         }
         router = router
-            .accept(iroh_blobs::ALPN, provider)
-            .accept(peer::lookup::ALPN, lookups);
+            .accept(id.alpn(iroh_blobs::ALPN), provider)
+            .accept(id.alpn(peer::lookup::ALPN), lookups);
         if let Some(swarm) = self.swarm {
             let (name, gossip) = swarm.gossip().gossip_protocol();
             router = router.accept(name, gossip);
             let (name, catalogue) = swarm.gossip().catalogue_protocol();
             router = router.accept(name, catalogue);
         }
-        for name in narinfo::ALPNS {
-            router = router.accept(name, NarInfoServer(older.clone()));
-        }
-        for name in nar::ALPNS {
-            router = router.accept(name, NarServer(older.clone()));
+        // The older program is in everybody's swarm.
+        if id.is_public() {
+            for name in narinfo::ALPNS {
+                router = router.accept(name, NarInfoServer(older.clone()));
+            }
+            for name in nar::ALPNS {
+                router = router.accept(name, NarServer(older.clone()));
+            }
         }
         if let Some(networks) = self.within {
             router = router.incoming_filter(neighbours_only(networks));

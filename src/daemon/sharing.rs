@@ -60,7 +60,7 @@ impl Node {
         let ticket = Ticket {
             key,
             token,
-            ..Ticket::new(self.own_addr(), outcome.paths.clone())
+            ..self.own_ticket(outcome.paths.clone())
         };
         let paths = outcome.paths.iter().map(StorePath::to_absolute_path);
         Ok(Shared {

@@ -63,6 +63,8 @@ impl Drop for Joined {
 
 struct Actor {
     endpoint: Endpoint,
+    /// The swarm that this machine is of, as others are told of it.
+    swarm: String,
     peers: Peers,
     metrics: Arc<Metrics>,
     joined: HashMap<u32, Joined>,
@@ -71,9 +73,11 @@ struct Actor {
     heard: mpsc::Sender<Incoming>,
 }
 
-/// Announces this endpoint and takes up whoever announces itself, until `stop` is cancelled.
+/// Announces this endpoint and takes up whoever announces itself in the same swarm, which is named
+/// as others are told of it, until `stop` is cancelled.
 pub async fn run(
     endpoint: Endpoint,
+    swarm: String,
     peers: Peers,
     metrics: Arc<Metrics>,
     mut networks: Networks,
@@ -82,6 +86,7 @@ pub async fn run(
     let (heard, mut incoming) = mpsc::channel(HEARD_QUEUE);
     let mut actor = Actor {
         endpoint,
+        swarm,
         peers,
         metrics,
         joined: HashMap::new(),
@@ -169,7 +174,8 @@ impl Actor {
 
     fn announce(&self, joined: &Joined, goodbye: bool) {
         let addrs = own_addrs(&joined.network, &self.endpoint.bound_sockets());
-        if let Some(message) = wire::announcement(self.endpoint.id(), &addrs, goodbye) {
+        if let Some(message) = wire::announcement(self.endpoint.id(), &self.swarm, &addrs, goodbye)
+        {
             send(joined, &message);
         }
     }
@@ -207,8 +213,9 @@ impl Actor {
             id,
             mut addrs,
             goodbye,
+            swarm,
         } = announcement;
-        if id == self.endpoint.id() {
+        if id == self.endpoint.id() || swarm != self.swarm {
             return;
         }
         let peers = &self.peers;

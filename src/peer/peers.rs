@@ -19,7 +19,7 @@ use std::{
 use iroh::{
     Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher as _,
     address_lookup::MemoryLookup,
-    endpoint::{ConnectError, ConnectingError, Connection, ConnectionError},
+    endpoint::{ConnectError, ConnectingError, Connection, ConnectionError, VarInt},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -32,6 +32,7 @@ use tracing::{Instrument, debug, debug_span};
 use peerix_store::nix::StorePathHash;
 
 use super::{
+    admission::NO_MEMBER,
     blobs::{BlobConnection, Frames},
     lookup::{Claim, Mode},
     lookup_client::{self, Wanted},
@@ -44,7 +45,7 @@ use super::{
         decoder,
     },
 };
-use crate::{config::WireCompression, limits, metrics::Metrics, share::ShareToken};
+use crate::{config::WireCompression, limits, metrics::Metrics, share::ShareToken, swarm::SwarmId};
 
 /// Connections kept to one provider: two carry range streams better than one on a fast path.
 const BLOB_CONNECTIONS: usize = 2;
@@ -65,6 +66,8 @@ pub(super) enum Link {
 pub(super) enum ConnectFailure {
     /// The peer is there and does not speak that protocol.
     OtherProtocols,
+    /// The peer is there, and of another swarm or without this one's secret.
+    OtherSwarm,
     /// It is not there, or not well.
     Fault(Fault),
 }
@@ -72,7 +75,7 @@ pub(super) enum ConnectFailure {
 impl ConnectFailure {
     pub(super) fn fault(self) -> Fault {
         match self {
-            Self::OtherProtocols => Fault::Disconnected,
+            Self::OtherProtocols | Self::OtherSwarm => Fault::Disconnected,
             Self::Fault(fault) => fault,
         }
     }
@@ -88,9 +91,15 @@ fn failure(error: &ConnectError) -> ConnectFailure {
             ..
         }
         | ConnectError::Connection { source, .. } => source,
+        // Nothing but the secret is asked for once the handshake is done that was not before.
+        ConnectError::Connecting {
+            source: ConnectingError::LocallyRejected { .. },
+            ..
+        } => return ConnectFailure::OtherSwarm,
         _ => return ConnectFailure::Fault(Fault::Disconnected),
     };
     match source {
+        refused if is_refused(refused) => ConnectFailure::OtherSwarm,
         ConnectionError::ConnectionClosed(close)
             if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
         {
@@ -98,6 +107,12 @@ fn failure(error: &ConnectError) -> ConnectFailure {
         }
         _ => ConnectFailure::Fault(Fault::Disconnected),
     }
+}
+
+/// Whether the peer closed a connection because this machine is no member of its swarm.
+fn is_refused(error: &ConnectionError) -> bool {
+    let code = VarInt::from_u32(NO_MEMBER);
+    matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == code)
 }
 
 /// One known peer.
@@ -108,6 +123,7 @@ pub struct Peer {
     pub(super) queue: mpsc::Sender<Wanted>,
     silent: AtomicBool,
     older: AtomicBool,
+    other_swarm: AtomicBool,
     score: Mutex<Score>,
     tokens: Mutex<Vec<ShareToken>>,
     blobs: Kept,
@@ -139,6 +155,7 @@ struct Inner {
     open: OpenConnections,
     connect_timeout: Duration,
     wire_compression: WireCompression,
+    swarm_id: SwarmId,
     decoders: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     peers: Mutex<HashMap<EndpointId, Arc<Peer>>>,
@@ -146,6 +163,19 @@ struct Inner {
     remembered: Mutex<HashMap<EndpointId, Score>>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// How peers are spoken with.
+#[derive(Debug)]
+pub struct Options {
+    /// How far away they may be.
+    pub reach: Reach,
+    /// How long connecting to one may take.
+    pub connect_timeout: Duration,
+    /// When the wire is compressed.
+    pub wire_compression: WireCompression,
+    /// The swarm that they and this machine are of.
+    pub swarm_id: SwarmId,
 }
 
 /// How far away peers may be.
@@ -162,12 +192,16 @@ impl Peers {
     pub fn new(
         endpoint: Endpoint,
         known: MemoryLookup,
-        reach: Reach,
         open: OpenConnections,
-        connect_timeout: Duration,
-        wire_compression: WireCompression,
+        options: Options,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let Options {
+            reach,
+            connect_timeout,
+            wire_compression,
+            swarm_id,
+        } = options;
         let found = MemoryLookup::with_provenance("lan");
         if let Ok(lookups) = endpoint.address_lookup() {
             lookups.add(found.clone());
@@ -180,6 +214,7 @@ impl Peers {
             open,
             connect_timeout: connect_timeout.min(limits::CONNECT_TIMEOUT),
             wire_compression,
+            swarm_id,
             decoders: Arc::new(Semaphore::new(limits::WIRE_DECODER_MEMORY / 1024)),
             metrics,
             peers: Mutex::default(),
@@ -208,6 +243,7 @@ impl Peers {
         let mut peers = lock(&self.0.peers);
         if let Some(peer) = peers.get(&id) {
             peer.kept.fetch_or(kept, Ordering::Relaxed);
+            peer.other_swarm.fetch_and(!kept, Ordering::Relaxed);
             peer.retry.notify_one();
             return true;
         }
@@ -218,6 +254,7 @@ impl Peers {
             queue,
             silent: AtomicBool::new(false),
             older: AtomicBool::new(false),
+            other_swarm: AtomicBool::new(false),
             score: Mutex::new(lock(&self.0.remembered).remove(&id).unwrap_or_default()),
             tokens: Mutex::default(),
             blobs: Default::default(),
@@ -309,18 +346,32 @@ impl Peers {
                         debug!("connected");
                         peer.silent.store(false, Ordering::Relaxed);
                         peer.older.store(false, Ordering::Relaxed);
+                        // Without a secret it may be we who are none of its swarm.
+                        if self.0.swarm_id.secret().is_some() {
+                            peer.other_swarm.store(false, Ordering::Relaxed);
+                        }
                         peer.link.send_replace(Link::Up(connection.clone()));
                         self.update_gauge();
                         lookup_client::serve(&peer, &connection, &mut wanted).await;
                         peer.link.send_replace(Link::Down);
                         self.update_gauge();
                         debug!("connection lost");
-                        Duration::from_millis(200)
+                        // Who asks for a secret that this machine has not lets go after a while.
+                        if connection.close_reason().is_some_and(|e| is_refused(&e)) {
+                            self.is_of_other_swarm(&peer);
+                            limits::OLDER_RECHECK
+                        } else {
+                            Duration::from_millis(200)
+                        }
                     }
                     Err(ConnectFailure::OtherProtocols) => {
                         debug!("it does not speak the lookup protocol");
                         peer.older.store(true, Ordering::Relaxed);
                         peer.link.send_replace(Link::Down);
+                        limits::OLDER_RECHECK
+                    }
+                    Err(ConnectFailure::OtherSwarm) => {
+                        self.is_of_other_swarm(&peer);
                         limits::OLDER_RECHECK
                     }
                     Err(ConnectFailure::Fault(fault)) => {
@@ -343,6 +394,16 @@ impl Peers {
         peer.link.send_replace(Link::Down);
     }
 
+    fn is_of_other_swarm(&self, peer: &Peer) {
+        let was = peer.other_swarm.swap(true, Ordering::Relaxed);
+        peer.link.send_replace(Link::Down);
+        // Who was given by hand should be of this swarm; others come and go.
+        if !was && peer.kept.load(Ordering::Relaxed) {
+            let (peer, swarm) = (peer.id.fmt_short(), &self.0.swarm_id);
+            tracing::warn!(%peer, "a peer given by hand is not of {swarm}, or has another secret");
+        }
+    }
+
     /// Connects, from the start again where news of its addresses come meanwhile.
     async fn connect_anew(&self, peer: &Peer) -> Result<Connection, ConnectFailure> {
         loop {
@@ -353,18 +414,25 @@ impl Peers {
         }
     }
 
-    /// Makes a connection for one protocol.
+    /// Makes a connection for one protocol, which is named as in the public swarm.
     pub(super) async fn connect(
         &self,
         id: EndpointId,
         alpn: &[u8],
     ) -> Result<Connection, ConnectFailure> {
-        let connecting = self.0.endpoint.connect(id, alpn);
+        let alpn = self.0.swarm_id.alpn(alpn);
+        let connecting = self.0.endpoint.connect(id, &alpn);
         match timeout(self.0.connect_timeout, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 debug!(%error, "cannot connect");
-                Err(failure(&error))
+                Err(match failure(&error) {
+                    // The older program is in the public swarm alone.
+                    ConnectFailure::OtherProtocols if !self.0.swarm_id.is_public() => {
+                        ConnectFailure::OtherSwarm
+                    }
+                    failure => failure,
+                })
             }
             Err(_) => Err(ConnectFailure::Fault(Fault::Silent)),
         }
@@ -550,7 +618,8 @@ impl Peers {
     pub async fn connected(&self, id: EndpointId, deadline: Instant) {
         let Some(peer) = self.get(id) else { return };
         let mut link = peer.link.subscribe();
-        let up = link.wait_for(|link| matches!(link, Link::Up(_)));
+        let ended = |link: &Link| matches!(link, Link::Up(_)) || peer.is_of_other_swarm();
+        let up = link.wait_for(ended);
         let _ = tokio::time::timeout_at(deadline.into(), up).await;
     }
 
@@ -628,6 +697,7 @@ impl Peer {
 
     pub(super) fn answered(&self, latency: Duration) {
         self.silent.store(false, Ordering::Relaxed);
+        self.other_swarm.store(false, Ordering::Relaxed);
         self.score(|score| score.success(Some(latency), Instant::now()));
     }
 
@@ -638,6 +708,11 @@ impl Peer {
     /// Whether it refused the lookup protocol when it was connected to last.
     pub fn is_older(&self) -> bool {
         self.older.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was of another swarm, or without this one's secret, when it was connected to last.
+    pub fn is_of_other_swarm(&self) -> bool {
+        self.other_swarm.load(Ordering::Relaxed)
     }
 
     fn is_up(&self) -> bool {
@@ -687,6 +762,7 @@ impl Peer {
                 "connected": matches!(link, Link::Up(_)),
                 "silent": self.is_silent(),
                 "older": self.is_older(),
+                "other_swarm": self.is_of_other_swarm(),
                 "path": path.as_ref().map(|(relayed, ..)| if *relayed { "relayed" } else { "direct" }),
                 "address": path.as_ref().map(|(_, addr, _)| addr.clone()),
                 "rtt_ms": path.as_ref().map(|(.., rtt)| rtt.as_secs_f64() * 1000.0),

@@ -473,7 +473,8 @@ fn bytes_in(ranges: &ChunkRanges, size: u64) -> u64 {
 }
 
 fn is_framed(connection: &Connection) -> bool {
-    connection.alpn() == wire::ALPN
+    // A swarm's name may follow.
+    connection.alpn().starts_with(wire::ALPN)
 }
 
 fn rtt(connection: &Connection) -> Option<std::time::Duration> {

@@ -1,6 +1,6 @@
 //! Inventories as blobs: fetched over iroh-blobs' own protocol, each bounded by its announced size.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bao_tree::io::BaoContentItem;
 use bytes::{Bytes, BytesMut};
@@ -13,6 +13,8 @@ use iroh_blobs::{
 use peerix_gossip::{Fetch, announcement::InventoryBlob};
 use tokio::time::timeout;
 
+use super::SwarmId;
+
 /// What one peer may take before the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -20,11 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Inventories {
     endpoint: Endpoint,
+    /// The protocol that they are fetched over.
+    alpn: Arc<[u8]>,
 }
 
 impl Inventories {
-    pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+    pub(super) fn new(endpoint: Endpoint, swarm: &SwarmId) -> Self {
+        let alpn = swarm.alpn(iroh_blobs::ALPN).into();
+        Self { endpoint, alpn }
     }
 }
 
@@ -34,10 +39,10 @@ impl Fetch for Inventories {
         blob: InventoryBlob,
         from: Vec<EndpointId>,
     ) -> BoxFuture<'static, Option<Bytes>> {
-        let endpoint = self.endpoint.clone();
+        let (endpoint, alpn) = (self.endpoint.clone(), self.alpn.clone());
         Box::pin(async move {
             for id in from {
-                if let Ok(Some(bytes)) = timeout(PATIENCE, get(&endpoint, id, blob)).await {
+                if let Ok(Some(bytes)) = timeout(PATIENCE, get(&endpoint, &alpn, id, blob)).await {
                     return Some(bytes);
                 }
             }
@@ -46,8 +51,13 @@ impl Fetch for Inventories {
     }
 }
 
-async fn get(endpoint: &Endpoint, from: EndpointId, blob: InventoryBlob) -> Option<Bytes> {
-    let connection = endpoint.connect(from, iroh_blobs::ALPN).await.ok()?;
+async fn get(
+    endpoint: &Endpoint,
+    alpn: &[u8],
+    from: EndpointId,
+    blob: InventoryBlob,
+) -> Option<Bytes> {
+    let connection = endpoint.connect(from, alpn).await.ok()?;
     let request = GetRequest::blob(blob.blob_hash);
     let connected = fsm::start(connection, request, Default::default());
     let ConnectedNext::StartRoot(root) = connected.next().await.ok()?.next().await.ok()? else {

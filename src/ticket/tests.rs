@@ -47,6 +47,29 @@ fn the_text_of_a_ticket_does_not_change_between_versions() {
 }
 
 #[test]
+fn a_ticket_names_a_swarm_that_is_not_the_public_one() {
+    let ours = sample().in_swarm("ours");
+    assert_eq!(ours.encode_bytes()[0], 3);
+    assert_eq!(ours.to_string().parse(), Ok(ours.clone()));
+    assert_eq!(sample().in_swarm("public"), sample());
+    let peer: PeerAddr = ours.to_string().parse().unwrap();
+    assert_eq!(peer.clone().of_swarm("ours"), Ok(sample().addr));
+    let error = peer.of_swarm("public").unwrap_err().to_string();
+    assert!(
+        error.contains("of the swarm `ours`, and this machine is of `public`"),
+        "{error}"
+    );
+    let public: PeerAddr = sample().to_string().parse().unwrap();
+    assert!(public.of_swarm("ours").is_err());
+    // Words of a stranger, which a terminal would act on.
+    let bad = Ticket {
+        swarm: Some("\u{1b}[2J".to_owned()),
+        ..sample()
+    };
+    assert_eq!(bad.to_string().parse::<Ticket>(), Err(TicketError::Damaged));
+}
+
+#[test]
 fn a_ticket_that_is_cut_anywhere_says_so() {
     let text = sample().to_string();
     for length in "peerix".len()..text.len() {
@@ -89,9 +112,17 @@ fn foreign_texts_are_told_from_damaged_tickets() {
 #[test]
 fn a_peer_is_a_ticket_or_an_id_at_an_address() {
     let id = sample().addr.id;
-    assert_eq!(sample().to_string().parse(), Ok(PeerAddr(sample().addr)));
+    let public = |addr| PeerAddr {
+        addr,
+        swarm: Some("public".to_owned()),
+    };
+    assert_eq!(sample().to_string().parse(), Ok(public(sample().addr)));
     let direct = EndpointAddr::new(id).with_ip_addr("[::1]:12306".parse().unwrap());
-    assert_eq!(format!("{id}@[::1]:12306").parse(), Ok(PeerAddr(direct)));
+    let direct = PeerAddr {
+        addr: direct,
+        swarm: None,
+    };
+    assert_eq!(format!("{id}@[::1]:12306").parse(), Ok(direct));
     for (text, reason) in [
         (format!("{id}@host.example:1"), "after @ comes"),
         (format!("{id}@10.0.0.1"), "after @ comes"),

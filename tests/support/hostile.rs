@@ -496,7 +496,8 @@ pub fn address_in(ticket: &str) -> EndpointAddr {
     ticket.addr
 }
 
-pub(super) fn runtime() -> tokio::runtime::Runtime {
+/// A runtime for an endpoint of the test's own.
+pub fn runtime() -> tokio::runtime::Runtime {
     install_tls_provider();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

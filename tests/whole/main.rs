@@ -33,6 +33,7 @@ mod providers;
 mod service;
 mod substitution;
 mod swarm;
+mod swarm_private;
 mod trust;
 mod uploads;
 mod upstream;

@@ -2,7 +2,8 @@
 //!
 //! A peer is an instance of the service `_peerix._udp.local.`, named by its endpoint id in base32.
 //! Its `SRV` records name a port each, and the `A` and `AAAA` records of their targets its
-//! addresses.
+//! addresses. One of another swarm than the public one says so in a `TXT` record, which iroh's lookup
+//! passes over.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,7 @@ use hickory_proto::{
 };
 use iroh::EndpointId;
 
-use crate::lan::limits;
+use crate::{lan::limits, swarm::id::PUBLIC};
 
 /// How long a receiver may believe an announcement, in seconds.
 const TTL: u32 = 120;
@@ -25,6 +26,9 @@ const TTL: u32 = 120;
 const PEERS_PER_MESSAGE: usize = 8;
 
 const SERVICE: &str = "_peerix._udp.local.";
+
+/// What the text begins with that names a swarm.
+const SWARM: &str = "swarm=";
 
 /// What of a message concerns us.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub struct Announcement {
     pub addrs: Vec<SocketAddr>,
     /// It leaves.
     pub goodbye: bool,
+    /// The swarm that it is of, as others are told of it.
+    pub swarm: String,
 }
 
 /// Asks who is there.
@@ -60,8 +66,13 @@ pub fn query() -> Vec<u8> {
     message.to_vec().unwrap_or_default()
 }
 
-/// Says where `id` is, or that it leaves; nothing where it has no address.
-pub fn announcement(id: EndpointId, addrs: &[SocketAddr], goodbye: bool) -> Option<Vec<u8>> {
+/// Says where `id` is, which is of this `swarm`, or that it leaves; nothing where it has no address.
+pub fn announcement(
+    id: EndpointId,
+    swarm: &str,
+    addrs: &[SocketAddr],
+    goodbye: bool,
+) -> Option<Vec<u8>> {
     if addrs.is_empty() {
         return None;
     }
@@ -73,6 +84,10 @@ pub fn announcement(id: EndpointId, addrs: &[SocketAddr], goodbye: bool) -> Opti
     message.metadata.authoritative = true;
     let pointer = RData::PTR(rdata::PTR(instance.clone()));
     message.add_answer(Record::from_rdata(service, ttl, pointer));
+    if swarm != PUBLIC {
+        let text = RData::TXT(rdata::TXT::new(vec![format!("{SWARM}{swarm}")]));
+        message.add_answer(Record::from_rdata(instance.clone(), ttl, text));
+    }
     let mut ports: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
     for addr in addrs.iter().take(limits::ADDRESSES_PER_PEER) {
         ports.entry(addr.port()).or_default().push(addr.ip());
@@ -146,11 +161,33 @@ pub fn parse(bytes: &[u8]) -> Option<Message> {
             }
         }
     }
-    let announcements = announced
-        .into_iter()
-        .map(|(id, (goodbye, addrs))| Announcement { id, addrs, goodbye });
+    let announcements = announced.into_iter().map(|(id, (goodbye, addrs))| {
+        let swarm = swarm_of(&message, id).unwrap_or_else(|| PUBLIC.to_owned());
+        Announcement {
+            id,
+            addrs,
+            goodbye,
+            swarm,
+        }
+    });
     Some(Message::Announcements(announcements.collect()))
         .filter(|message| *message != Message::Announcements(Vec::new()))
+}
+
+/// The swarm that a message says the peer `id` is of.
+fn swarm_of(message: &DnsMessage, id: EndpointId) -> Option<String> {
+    let mut texts = message.answers.iter().filter_map(|record| {
+        let is_its = record.name.iter().next().and_then(endpoint_id) == Some(id);
+        match &record.data {
+            RData::TXT(text) if is_its => Some(text),
+            _ => None,
+        }
+    });
+    texts.find_map(|text| {
+        let mut strings = text.txt_data.iter();
+        let swarm = strings.find_map(|text| text.strip_prefix(SWARM.as_bytes()))?;
+        Some(String::from_utf8_lossy(swarm).into_owned())
+    })
 }
 
 fn service() -> Option<Name> {
@@ -178,8 +215,9 @@ mod tests {
         let addrs: Vec<SocketAddr> = ["10.0.0.1:1", "10.0.0.2:2", "[fd00::1]:2"]
             .map(|addr| addr.parse().unwrap())
             .to_vec();
-        for goodbye in [false, true] {
-            let bytes = announcement(id(), &addrs, goodbye).unwrap();
+        let of_a_swarm = format!("private-{}", "0".repeat(64));
+        for (goodbye, swarm) in [(false, PUBLIC), (true, PUBLIC), (false, &of_a_swarm)] {
+            let bytes = announcement(id(), swarm, &addrs, goodbye).unwrap();
             assert!(bytes.len() <= limits::MDNS_MESSAGE && may_be_ours(&bytes));
             let Some(Message::Announcements(read)) = parse(&bytes) else {
                 panic!("not an announcement");
@@ -190,9 +228,10 @@ mod tests {
                 (read.len(), read[0].id, read[0].goodbye),
                 (1, id(), goodbye)
             );
+            assert_eq!(read[0].swarm, swarm);
             assert_eq!(read_addrs, addrs);
         }
-        assert!(announcement(id(), &[], false).is_none());
+        assert!(announcement(id(), PUBLIC, &[], false).is_none());
     }
 
     #[test]
@@ -213,7 +252,7 @@ mod tests {
         #[test]
         fn no_changed_announcement_is_a_panic(at in 0usize..400, byte: u8, cut in 0usize..400) {
             let addrs = ["10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap()];
-            let mut bytes = announcement(id(), &addrs, false).unwrap();
+            let mut bytes = announcement(id(), "ours", &addrs, false).unwrap();
             let at = at % bytes.len();
             bytes[at] = byte;
             bytes.truncate(cut.max(1));

@@ -22,7 +22,7 @@ mod signed;
 mod whereabouts;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -31,7 +31,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use iroh::{Endpoint, EndpointId};
 use peerix_gossip::PathHash;
 use peerix_store::nix::StorePathHash;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug_span};
 
@@ -103,6 +103,14 @@ struct Inner {
     state_dir: Arc<StateDir>,
     /// When what trackers know was written down.
     written: Mutex<Option<Instant>>,
+}
+
+/// Peers that a tracker says have a path.
+#[derive(Debug, Clone)]
+pub struct Named {
+    tracker: usize,
+    /// Who they are.
+    pub peers: Vec<EndpointId>,
 }
 
 /// One tracker.
@@ -224,21 +232,45 @@ impl Trackers {
         self.0.all.iter().any(|tracker| tracker.lookups.are_taken()) && self.0.found.any_unknown()
     }
 
-    /// Asks trackers who has a path and takes those peers up. Waits for the first that knows
-    /// somebody, or until all have answered; the caller has a deadline.
-    pub async fn who_has(&self, path_hash: StorePathHash) -> Vec<EndpointId> {
-        let mut asked: FuturesUnordered<_> = self
-            .0
-            .all
-            .iter()
-            .map(|tracker| tracker.lookups.ask(path_hash))
-            .collect();
-        while let Some(holders) = asked.next().await {
-            if !holders.is_empty() {
-                return self.0.found.having(holders);
+    /// Asks trackers who has a path, and takes those peers up. Waits for the first that knows
+    /// somebody, until all have answered, or until `deadline`. What became of it is to be told by
+    /// [`Trackers::judge`].
+    pub async fn who_has(&self, path_hash: StorePathHash, deadline: Instant) -> Option<Named> {
+        let mut silent: HashSet<usize> = HashSet::new();
+        let mut asked: FuturesUnordered<_> = FuturesUnordered::new();
+        for tracker in self.0.all.iter().filter(|it| it.lookups.are_taken()) {
+            silent.insert(tracker.number);
+            asked.push(async {
+                let holders = tracker.lookups.ask(path_hash).await;
+                (tracker.number, holders)
+            });
+        }
+        loop {
+            match timeout_at(deadline.into(), asked.next()).await {
+                Ok(Some((tracker, holders))) => {
+                    silent.remove(&tracker);
+                    if !holders.is_empty() {
+                        let peers = self.0.found.having(holders);
+                        return Some(Named { tracker, peers });
+                    }
+                }
+                Ok(None) => return None,
+                Err(_) => {
+                    for tracker in silent {
+                        self.0.all[tracker].lookups.judge(false);
+                    }
+                    return None;
+                }
             }
         }
-        Vec::new()
+    }
+
+    /// Notes whether one of those named had the path: a tracker that is wrong time after time is
+    /// not asked for a while.
+    pub fn judge(&self, named: &Named, had: bool) {
+        if let Some(tracker) = self.0.all.get(named.tracker) {
+            tracker.lookups.judge(had);
+        }
     }
 
     /// How it goes with each tracker.

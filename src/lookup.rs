@@ -188,13 +188,18 @@ impl Lookup {
         path_hash: StorePathHash,
         deadline: Instant,
     ) -> Option<PathInfo> {
-        let named = trackers?.who_has(path_hash);
-        let named = timeout_at(deadline.into(), named).await.ok()?;
+        let trackers = trackers?;
+        let named = trackers.who_has(path_hash, deadline).await?;
         let is_asked = |id: &EndpointId| asked.iter().any(|peer| peer.id() == *id);
-        let named = named.into_iter().filter(|id| !is_asked(id));
-        let named: Vec<Arc<Peer>> = named.filter_map(|id| self.0.peers.get(id)).collect();
-        self.ask(&named, path_hash, Mode::Narinfo, None, deadline)
-            .await
+        let ids = named.peers.iter().filter(|id| !is_asked(id));
+        let peers: Vec<Arc<Peer>> = ids.filter_map(|id| self.0.peers.get(*id)).collect();
+        if peers.is_empty() {
+            return None;
+        }
+        let asking = self.ask(&peers, path_hash, Mode::Narinfo, None, deadline);
+        let found = asking.await;
+        trackers.judge(&named, found.is_some());
+        found
     }
 
     /// The same for a path that somebody has: also those who got, or are getting, it a moment ago.

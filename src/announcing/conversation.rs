@@ -301,31 +301,23 @@ async fn tell_older(
 ) -> Result<(), RequestError> {
     let Some(wanted) = wanted else { return Ok(()) };
     loop {
-        let now = Instant::now();
-        let next = tracker
-            .session()
-            .next(Some(wanted), whereabouts, Duration::MAX, now);
-        let say = match next {
-            Next::Say(say) => say,
-            Next::At(_) => return Ok(()),
-        };
+        // By itself, so that the session is not held meanwhile.
+        let next = tracker.session().next_of_paths(Some(wanted));
+        let Some(say) = next else { return Ok(()) };
         match &say {
             Say::Full(paths) => older::batch(&tracker.site, &inner.peer_id, paths).await?,
             Say::Delta { added, removed, .. } => {
                 older::delta(&tracker.site, &inner.peer_id, added, removed).await?;
             }
-            // That was said already.
-            Say::Refresh => {}
+            // That is another request's.
+            Say::Refresh => return Ok(()),
         }
         let mut session = tracker.session();
         let sequence = session.next_sequence(unix_millis());
-        let base = match say {
-            Say::Refresh => session.known().map(|known| known.base),
-            _ => Some(sequence),
-        };
+        let base = Some(sequence);
         let word = Word { sequence, base };
         let whereabouts = whereabouts.clone();
-        let unix_now = unix_seconds();
+        let (now, unix_now) = (Instant::now(), unix_seconds());
         session.accepted(
             say,
             sequence,

@@ -46,6 +46,15 @@ pub const LOOKUP_PATHS: usize = 1000;
 /// Lookups under way with one tracker; further paths wait for the next batch.
 pub const LOOKUPS_UNDER_WAY: usize = 4;
 
+/// After so many useless answers in a row a tracker is not asked for paths for a while.
+pub const DOUBTED_AFTER: u32 = 3;
+
+/// For how long at first; it doubles.
+pub const DOUBTED_FOR: Duration = Duration::from_secs(600);
+
+/// Useless answers within this count as one: many paths are asked for together.
+pub const DOUBT_TOGETHER: Duration = Duration::from_secs(1);
+
 /// Paths that wait for one tracker; what finds no room is not asked for.
 pub const LOOKUP_QUEUE: usize = 4096;
 

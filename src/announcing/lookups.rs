@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -10,13 +14,40 @@ use iroh::EndpointAddr;
 use peerix_store::nix::StorePathHash;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{http::Site, limits, signed::Speaker};
+use super::{http::Site, limits, lock, signed::Speaker};
 
 type Waiting = (StorePathHash, oneshot::Sender<Vec<EndpointAddr>>);
+
+/// Whether a tracker's answers were of use.
+#[derive(Debug, Default)]
+struct Doubt {
+    in_a_row: u32,
+    last: Option<Instant>,
+    until: Option<Instant>,
+}
+
+impl Doubt {
+    fn is_doubted(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+
+    fn useless(&mut self, now: Instant) {
+        let is_same = |last: Instant| now.saturating_duration_since(last) < limits::DOUBT_TOGETHER;
+        if self.last.is_some_and(is_same) {
+            return;
+        }
+        self.last = Some(now);
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if let Some(further) = self.in_a_row.checked_sub(limits::DOUBTED_AFTER) {
+            self.until = now.checked_add(limits::DOUBTED_FOR * (1 << further.min(7)));
+        }
+    }
+}
 
 /// The questions to one tracker.
 #[derive(Debug)]
 pub(super) struct Lookups {
+    doubt: Mutex<Doubt>,
     queue: mpsc::Sender<Waiting>,
     waiting: tokio::sync::Mutex<mpsc::Receiver<Waiting>>,
     taken: AtomicBool,
@@ -29,12 +60,21 @@ impl Lookups {
             queue,
             waiting: tokio::sync::Mutex::new(waiting),
             taken: AtomicBool::new(false),
+            doubt: Mutex::default(),
         }
     }
 
     /// Whether the tracker is asked at all now.
     pub(super) fn are_taken(&self) -> bool {
-        self.taken.load(Ordering::Relaxed)
+        self.taken.load(Ordering::Relaxed) && !lock(&self.doubt).is_doubted(Instant::now())
+    }
+
+    /// Notes whether an answer led to the path. One that comes too late does not either.
+    pub(super) fn judge(&self, was_of_use: bool) {
+        match was_of_use {
+            true => *lock(&self.doubt) = Doubt::default(),
+            false => lock(&self.doubt).useless(Instant::now()),
+        }
     }
 
     /// Who has the path, as far as the tracker knows; nobody where it can't be asked.
@@ -106,5 +146,32 @@ impl<'a> Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn who_is_of_no_use_three_times_in_a_row_is_left_alone_longer_each_time() {
+        let mut doubt = Doubt::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            // Those of one moment count once.
+            doubt.useless(now);
+            doubt.useless(now + Duration::from_millis(500));
+            let pause = doubt
+                .until
+                .map_or(0, |until| until.saturating_duration_since(now).as_secs());
+            pauses.push(pause / 60);
+            now += Duration::from_secs(1).max(Duration::from_secs(pause));
+            assert!(!doubt.is_doubted(now));
+        }
+        let minutes = [0, 0, 10, 20, 40, 80, 160, 320, 640, 1280, 1280, 1280];
+        assert_eq!(pauses, minutes);
     }
 }

@@ -121,26 +121,8 @@ impl Session {
         interval: Duration,
         now: Instant,
     ) -> Next {
-        let most = self.most;
-        let Some(known) = &self.known else {
-            let paths = wanted.map_or(&[][..], |wanted| &wanted[..wanted.len().min(most)]);
-            return Next::Say(Say::Full(paths.to_vec()));
-        };
-        if let Some(wanted) = wanted
-            && wanted[..] != known.paths[..]
-        {
-            let (mut added, mut removed) = changes(&known.paths, wanted);
-            if added.len() + removed.len() >= wanted.len() && wanted.len() <= most {
-                return Next::Say(Say::Full(wanted.to_vec()));
-            }
-            removed.truncate(most);
-            added.truncate(most - removed.len());
-            let base = known.base;
-            return Next::Say(Say::Delta {
-                base,
-                added,
-                removed,
-            });
+        if let Some(say) = self.next_of_paths(wanted) {
+            return Next::Say(say);
         }
         match &self.told {
             Some((told, at)) if told == whereabouts => {
@@ -152,6 +134,32 @@ impl Session {
             }
             _ => Next::Say(Say::Refresh),
         }
+    }
+
+    /// What to say of paths, if anything is to be said of them.
+    pub(super) fn next_of_paths(&self, wanted: Option<&Paths>) -> Option<Say> {
+        let most = self.most;
+        let Some(known) = &self.known else {
+            let paths = wanted.map_or(&[][..], |wanted| &wanted[..wanted.len().min(most)]);
+            return Some(Say::Full(paths.to_vec()));
+        };
+        if let Some(wanted) = wanted
+            && wanted[..] != known.paths[..]
+        {
+            let (mut added, mut removed) = changes(&known.paths, wanted);
+            if added.len() + removed.len() >= wanted.len() && wanted.len() <= most {
+                return Some(Say::Full(wanted.to_vec()));
+            }
+            removed.truncate(most);
+            added.truncate(most - removed.len());
+            let base = known.base;
+            return Some(Say::Delta {
+                base,
+                added,
+                removed,
+            });
+        }
+        None
     }
 
     /// Notes that the tracker took what was said under the number `sequence`, and its answer.

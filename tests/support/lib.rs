@@ -8,11 +8,15 @@
 
 pub mod hostile;
 pub mod http;
+pub mod http_server;
+pub mod nat;
 pub mod network;
 pub mod nix_store;
 pub mod older;
 pub mod older_peer;
+pub mod older_tracker;
 pub mod peer;
+pub mod relay;
 pub mod shapes;
 pub mod static_cache;
 pub mod tree;

@@ -100,10 +100,11 @@ impl Network {
                 return None;
             }
         }
-        let probe = run(Command::new("ip").args(["netns", "add", "peerix-probe"]));
-        let known = run(Command::new("ip").args(["netns", "list"]));
-        let _ = run(Command::new("ip").args(["netns", "del", "peerix-probe"]));
-        if !probe.status.success() && !text_of(&known).contains("peerix-probe") {
+        let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("peerix-probe-{}-{number}", std::process::id());
+        let probe = run(Command::new("ip").args(["netns", "add", &name]));
+        let _ = run(Command::new("ip").args(["netns", "del", &name]));
+        if !probe.status.success() {
             skip(&format!("no network namespaces here: {}", text_of(&probe)));
             return None;
         }
@@ -176,6 +177,11 @@ impl Host {
              iif lo accept\nct state established,related accept\nmeta l4proto ipv6-icmp accept\n\
              {rules}\n}}\n}}\n"
         );
+        self.nft(&table);
+    }
+
+    /// Adds these rules of nftables on this host.
+    pub fn nft(&self, rules: &str) {
         self.inside(|| {
             let mut nft = Command::new("nft")
                 .args(["-f", "-"])
@@ -183,9 +189,9 @@ impl Host {
                 .spawn()
                 .expect("nft");
             let mut stdin = nft.stdin.take().expect("a pipe");
-            stdin.write_all(table.as_bytes()).expect("nft reads");
+            stdin.write_all(rules.as_bytes()).expect("nft reads");
             drop(stdin);
-            assert!(nft.wait().expect("nft ends").success(), "{table}");
+            assert!(nft.wait().expect("nft ends").success(), "{rules}");
         });
     }
 

@@ -291,7 +291,11 @@ impl Peer {
 
     /// Makes `other` known to the running daemon.
     pub fn meet(&self, other: &Peer) {
-        let ticket = other.ticket();
+        self.meet_by(&other.ticket());
+    }
+
+    /// Makes the peer of a ticket known to the running daemon.
+    pub fn meet_by(&self, ticket: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -301,7 +305,7 @@ impl Peer {
             let client = peerix::control::Client::connect(&sockets)
                 .await
                 .expect("a daemon");
-            client.add_peer(&ticket).await.expect("a peer");
+            client.add_peer(ticket).await.expect("a peer");
         });
     }
 

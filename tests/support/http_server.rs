@@ -1,0 +1,203 @@
+//! An HTTP server that answers as a test says, and remembers what it was asked.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// `GET` and the like.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Header names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The body as JSON; null where it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// Headers besides the length.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// JSON with a status.
+    pub fn json(status: u16, value: serde_json::Value) -> Reply {
+        Reply {
+            status,
+            headers: vec![("Content-Type".to_owned(), "application/json".to_owned())],
+            body: value.to_string().into_bytes(),
+        }
+    }
+
+    /// Text with a status.
+    pub fn text(status: u16, text: &str) -> Reply {
+        Reply {
+            status,
+            headers: Vec::new(),
+            body: text.as_bytes().to_vec(),
+        }
+    }
+}
+
+type Answer = dyn Fn(&Request) -> Option<Reply> + Send + Sync;
+
+struct Shared {
+    answer: Box<Answer>,
+    requests: Mutex<Vec<Request>>,
+    stop: AtomicBool,
+    bytes: AtomicU64,
+}
+
+/// A server that runs until it is dropped.
+pub struct HttpServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl HttpServer {
+    /// Answers every request with what `answer` makes of it; with nothing at all for `None`.
+    pub fn start(answer: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> HttpServer {
+        HttpServer::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), answer)
+    }
+
+    /// The same at an address.
+    pub fn start_at(
+        address: SocketAddr,
+        answer: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
+    ) -> HttpServer {
+        let listener = TcpListener::bind(address).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let shared = Arc::new(Shared {
+            answer: Box::new(answer),
+            requests: Mutex::default(),
+            stop: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+        });
+        let serving = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if serving.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let serving = serving.clone();
+                if let Ok(stream) = stream {
+                    std::thread::spawn(move || serve(stream, &serving));
+                }
+            }
+        });
+        HttpServer { address, shared }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What it was asked until now.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests.lock().expect("no panic").clone()
+    }
+
+    /// Bytes of all requests and answers, heads included.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for HttpServer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut writer = stream;
+    while let Some(request) = read(&mut reader, shared)? {
+        if shared.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let reply = (shared.answer)(&request);
+        shared.requests.lock().expect("no panic").push(request);
+        let Some(reply) = reply else {
+            // Until the client goes.
+            io::copy(&mut reader, &mut io::sink())?;
+            return Ok(());
+        };
+        let mut head = format!(
+            "HTTP/1.1 {} X\r\nContent-Length: {}\r\n",
+            reply.status,
+            reply.body.len()
+        );
+        for (name, value) in &reply.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += "\r\n";
+        writer.write_all(head.as_bytes())?;
+        writer.write_all(&reply.body)?;
+        let bytes = head.len() + reply.body.len();
+        shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+fn read(reader: &mut BufReader<TcpStream>, shared: &Shared) -> io::Result<Option<Request>> {
+    let mut line = String::new();
+    let mut bytes = reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (Some(method), Some(target)) = (words.next(), words.next()) else {
+        return Ok(None);
+    };
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut header = String::new();
+        bytes += reader.read_line(&mut header)?;
+        let Some((name, value)) = header.trim_end().split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers.get("content-length");
+    let length = length.and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    bytes += length;
+    shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    Ok(Some(Request {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        headers,
+        body,
+    }))
+}

@@ -13,6 +13,42 @@ use thiserror::Error;
 
 use crate::limits;
 
+/// What Nix puts behind a name on macOS, and a number, where another of the directory differs from
+/// it in case alone.
+const CASE_HACK: &[u8] = b"~nix~case~hack~";
+
+/// Whether names on the disk may have Nix's case hack, which a NAR's have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaseHack {
+    /// Names are what they are on the disk.
+    Kept,
+    /// Names end before [`CASE_HACK`], as Nix dumps them on macOS.
+    Stripped,
+}
+
+impl CaseHack {
+    /// What Nix does by default on this system.
+    pub(crate) const SYSTEM: CaseHack = if cfg!(target_os = "macos") {
+        CaseHack::Stripped
+    } else {
+        CaseHack::Kept
+    };
+
+    /// The name in the NAR of what is called `name` on the disk.
+    fn name_in_nar(self, name: &OsStr) -> &OsStr {
+        let bytes = name.as_bytes();
+        let found = || {
+            bytes
+                .windows(CASE_HACK.len())
+                .position(|part| part == CASE_HACK)
+        };
+        match self {
+            CaseHack::Kept => name,
+            CaseHack::Stripped => found().map_or(name, |end| OsStr::from_bytes(&bytes[..end])),
+        }
+    }
+}
+
 /// A store path could not be laid out.
 #[derive(Debug, Error)]
 pub(crate) enum LayoutError {
@@ -70,7 +106,19 @@ impl Layout {
     /// Stops as soon as the NAR is larger than expected, so a foreign tree costs no more memory
     /// than the right one would.
     pub(crate) fn build(root: &Path, expected_size: u64) -> Result<Self, LayoutError> {
-        let mut builder = Builder::new(expected_size);
+        Self::build_with(root, expected_size, CaseHack::SYSTEM)
+    }
+
+    /// [`Layout::build`] where names are read as `case_hack` says.
+    ///
+    /// # Errors
+    /// Those of [`Layout::build`].
+    pub(crate) fn build_with(
+        root: &Path,
+        expected_size: u64,
+        case_hack: CaseHack,
+    ) -> Result<Self, LayoutError> {
+        let mut builder = Builder::new(expected_size, case_hack);
         builder.walk(root)?;
         if builder.size != expected_size {
             return Err(LayoutError::Size {
@@ -171,8 +219,15 @@ struct Frame {
 }
 
 struct Entry {
+    /// Name in the directory; the NAR has [`CaseHack::name_in_nar`].
     name: OsString,
     kind: Kind,
+}
+
+impl Entry {
+    fn name_in_nar(&self, case_hack: CaseHack) -> &OsStr {
+        case_hack.name_in_nar(&self.name)
+    }
 }
 
 enum Kind {
@@ -182,6 +237,7 @@ enum Kind {
 }
 
 struct Builder {
+    case_hack: CaseHack,
     expected_size: u64,
     size: u64,
     entries: usize,
@@ -191,8 +247,9 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(expected_size: u64) -> Self {
+    fn new(expected_size: u64, case_hack: CaseHack) -> Self {
         Self {
+            case_hack,
             expected_size,
             size: 0,
             entries: 0,
@@ -222,7 +279,7 @@ impl Builder {
             self.text(b"entry")?;
             self.text(b"(")?;
             self.text(b"name")?;
-            self.text(entry.name.as_bytes())?;
+            self.text(entry.name_in_nar(self.case_hack).as_bytes())?;
             self.text(b"node")?;
             if !relative.is_empty() {
                 relative.push(b'/');
@@ -280,7 +337,7 @@ impl Builder {
             Kind::Directory => {
                 self.text(b"directory")?;
                 let path = full_path();
-                let entries = read_dir(&path).map_err(|error| at(&path, &error))?;
+                let entries = read_dir(&path, self.case_hack).map_err(|error| at(&path, &error))?;
                 stack.push(Frame {
                     entries: entries.into_iter(),
                     path_len: relative.len(),
@@ -342,8 +399,11 @@ impl Builder {
     }
 }
 
-/// Lists a directory in the order of a NAR: by the bytes of the names.
-fn read_dir(path: &Path) -> io::Result<Vec<Entry>> {
+/// Lists a directory in the order of a NAR: by the bytes of the names there.
+///
+/// # Errors
+/// Two names that the NAR would have once are refused, as Nix refuses them.
+fn read_dir(path: &Path, case_hack: CaseHack) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -360,7 +420,13 @@ fn read_dir(path: &Path) -> io::Result<Vec<Entry>> {
             kind,
         });
     }
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    entries.sort_unstable_by(|a, b| a.name_in_nar(case_hack).cmp(b.name_in_nar(case_hack)));
+    if entries
+        .windows(2)
+        .any(|pair| pair[0].name_in_nar(case_hack) == pair[1].name_in_nar(case_hack))
+    {
+        return Err(unsupported(path, "has two entries of one name"));
+    }
     Ok(entries)
 }
 

@@ -14,7 +14,7 @@ use std::{
 use nix_archive::nar::{self, CaseHack};
 use proptest::{collection, prelude::*};
 
-use super::{Layout, LayoutError, LayoutReader};
+use super::{Layout, LayoutError, LayoutReader, layout};
 
 /// What a store path can be.
 #[derive(Clone)]
@@ -214,6 +214,54 @@ fn a_layout_reads_the_nar_that_nix_dumps() {
         let layout = Arc::new(Layout::build(&root, nar.len() as u64).unwrap());
         assert!(read(&layout, 0, nar.len()) == nar, "{name}");
     }
+}
+
+/// A directory with names that differ in case alone, as Nix unpacks it on macOS: stripping changes
+/// the order of entries too.
+fn case_hacked() -> Tree {
+    directory([
+        (b"README~nix~case~hack~1", file(b"second")),
+        (b"README-too", file(b"third")),
+        (
+            b"Sub~nix~case~hack~12",
+            directory([(b"x~nix~case~hack~2", executable(b"x")), (b"x!", file(b""))]),
+        ),
+        (b"readme", file(b"first")),
+        (b"sub", Tree::Symlink(b"readme~nix~case~hack~1".to_vec())),
+    ])
+}
+
+#[test]
+fn names_of_the_case_hack_are_stripped_as_nix_strips_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    case_hacked().write(&root);
+    let mut nar = Vec::new();
+    nar::encode_path(&mut nar, &root, CaseHack::Enabled).unwrap();
+    assert_ne!(nar, oracle(&root));
+    let stripped = layout::CaseHack::Stripped;
+    let layout = Layout::build_with(&root, nar.len() as u64, stripped).unwrap();
+    assert!(read(&Arc::new(layout), 0, nar.len()) == nar);
+
+    let mut nix = Command::new("nix-store");
+    nix.args(["--option", "use-case-hack", "true", "--dump"]);
+    match nix.arg(&root).output() {
+        Ok(dumped) => assert!(dumped.stdout == nar, "{dumped:?}"),
+        Err(error) => println!("skipped: nix-store --dump cannot be run here: {error}"),
+    }
+}
+
+#[test]
+fn names_that_the_case_hack_makes_one_have_no_nar() {
+    let dir = tempfile::tempdir().unwrap();
+    let twice = directory([(b"a", file(b"1")), (b"a~nix~case~hack~1", file(b"2"))]);
+    let root = dir.path().join("root");
+    twice.write(&root);
+    let stripped = Layout::build_with(&root, 1 << 20, layout::CaseHack::Stripped);
+    let error = stripped.unwrap_err().to_string();
+    assert!(error.contains("two entries of one name"), "{error}");
+    let nar = oracle(&root);
+    assert!(Layout::build(&root, nar.len() as u64).is_ok());
 }
 
 #[test]

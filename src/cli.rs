@@ -59,7 +59,7 @@ Exit codes:
 
 /// A peer-to-peer binary cache for Nix
 #[derive(Debug, Parser)]
-#[command(name = "peerix", version, long_about = LONG_ABOUT, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "peerix", version = crate::VERSION, long_about = LONG_ABOUT, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

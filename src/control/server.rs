@@ -208,7 +208,7 @@ async fn daemon(State(operations): State<Shared>) -> Json<DaemonInfo> {
     Json(DaemonInfo {
         http_address: operations.http_address(),
         store_uri: operations.store_uri(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         process_id: std::process::id(),
     })
 }

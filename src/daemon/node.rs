@@ -411,7 +411,7 @@ impl StatusSource for Node {
                 Mode::Lan => "lan",
                 Mode::Auto | Mode::Iroh => "iroh",
             },
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": crate::VERSION,
             "node_id": self.endpoint_id().to_string(),
             "known_peers": known,
             "connected_peers": connected,

@@ -41,6 +41,14 @@ pub fn narinfo_text(info: &PathInfo) -> String {
         text.push_str(&reference.to_basename());
     }
     text.push('\n');
+    write_provenance(&mut text, info);
+    text
+}
+
+/// Writes the last lines of a narinfo: deriver, signatures, and the content address if it proves
+/// itself.
+fn write_provenance(text: &mut String, info: &PathInfo) {
+    // Writing to a String cannot fail.
     if let Some(deriver) = &info.deriver {
         let _ = writeln!(text, "Deriver: {}", deriver.to_basename());
     }
@@ -50,7 +58,6 @@ pub fn narinfo_text(info: &PathInfo) -> String {
     if let Some(content_address) = proven_content_address(info) {
         let _ = writeln!(text, "CA: {content_address}");
     }
-    text
 }
 
 /// Returns where a NAR is under the cache's URL: `nar/<nar hash>.nar?hash=<store path hash>`.

@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use data_encoding::BASE64;
 use peerix_store::nix::{NarInfo, PathInfo, StorePath};
 
-use super::well_formed_signatures;
-use crate::trust::proven_content_address;
+use super::write_provenance;
 
 /// Longest name of a NAR that is looked at: a store path of the longest name, in base64.
 const MAX_NAME: usize = 400;
@@ -59,15 +58,7 @@ pub fn local_narinfo_text(info: &PathInfo) -> String {
         }
         text.push('\n');
     }
-    if let Some(deriver) = &info.deriver {
-        let _ = writeln!(text, "Deriver: {}", deriver.to_basename());
-    }
-    for signature in well_formed_signatures(&info.signatures) {
-        let _ = writeln!(text, "Sig: {signature}");
-    }
-    if let Some(content_address) = proven_content_address(info) {
-        let _ = writeln!(text, "CA: {content_address}");
-    }
+    write_provenance(&mut text, info);
     text
 }
 

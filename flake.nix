@@ -14,7 +14,16 @@
         "aarch64-darwin"
       ];
       eachSystem = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      package = pkgs: pkgs.callPackage ./package.nix { };
+      # A test on virtual machines.
+      onMachines =
+        pkgs: test:
+        pkgs.testers.runNixOSTest (
+          import test {
+            module = ./module.nix;
+            package = package pkgs;
+          }
+        );
+      package = pkgs: pkgs.callPackage ./package.nix { commit = self.shortRev or "dev"; };
     in
     {
       packages = eachSystem (pkgs: rec {
@@ -33,9 +42,18 @@
 
       overlays.default = final: _previous: { peerix = package final; };
 
-      # A path, so that a configuration that imports it twice has it once.
+      # Paths, so that a configuration that imports one twice has it once. That for NixOS has
+      # services.peerix-tracker too.
       nixosModules = rec {
         peerix = ./module.nix;
+        default = peerix;
+      };
+      darwinModules = rec {
+        peerix = ./nix/darwin-module.nix;
+        default = peerix;
+      };
+      homeModules = rec {
+        peerix = ./nix/home-module.nix;
         default = peerix;
       };
 
@@ -60,6 +78,8 @@
             (package pkgs).overrideAttrs (previous: {
               pname = "peerix-${name}";
               nativeBuildInputs = previous.nativeBuildInputs ++ inputs;
+              # Its tests read documents and Nix files too.
+              src = self;
               NIXPKGS_LIB = "${nixpkgs}/lib";
               buildPhase = command;
               doCheck = false;
@@ -84,12 +104,8 @@
           };
         }
         // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
-          two-machines = pkgs.testers.runNixOSTest (
-            import ./nix/two-machines.nix {
-              module = ./module.nix;
-              package = package pkgs;
-            }
-          );
+          two-machines = onMachines pkgs ./nix/two-machines.nix;
+          with-tracker = onMachines pkgs ./nix/with-tracker.nix;
         }
       );
     };

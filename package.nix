@@ -4,6 +4,8 @@
   stdenv,
   rustPlatform,
   installShellFiles,
+  # What `peerix --version` says that it was built from.
+  commit ? "dev",
 }:
 
 let
@@ -19,6 +21,7 @@ rustPlatform.buildRustPackage {
     fileset = lib.fileset.unions [
       ./Cargo.toml
       ./Cargo.lock
+      ./build.rs
       ./benches
       ./gossip
       ./src
@@ -29,13 +32,17 @@ rustPlatform.buildRustPackage {
 
   cargoLock.lockFile = ./Cargo.lock;
 
+  env.PEERIX_COMMIT = commit;
+
   nativeBuildInputs = [ installShellFiles ];
 
   # The tests of the whole program run a real Nix over stores of their own: a check of the flake.
   cargoTestFlags = [ "--lib" ];
 
   postInstall = ''
-    ln -s peerix "$out/bin/peerix-iroh"
+    for name in peerix-iroh peerix-tracker; do
+      [ -e "$out/bin/$name" ] || ln -s peerix "$out/bin/$name"
+    done
   ''
   + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     installShellCompletion --cmd peerix \

@@ -98,7 +98,7 @@ settings! {
     PEER { flag: "peer", key: "peers", kind: Kind::List, value_name: "TICKET", heading: PEERS,
         help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
     MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,
-        help: "How peers are reached; `auto` is iroh; `lan`: on the local network alone, nothing leaves it (no relay, no DNS, no tracker; upstream caches only where given)" }
+        help: "How peers are reached; `auto` is iroh; `lan`: on the local network alone, without relay, DNS and tracker, and with upstream caches only where given (SECURITY.md: known limits)" }
     RELAY { flag: "relay", key: "relays", kind: Kind::List, default: "default", value_name: "default|tracker|off|URL",
         heading: PEERS,
         help: "Relays for peers that can't reach each other directly; `default`: iroh's, and those that trackers run; `tracker`: these alone, and no DNS and pkarr; `off`: none, and no DNS and pkarr either (repeatable)" }

@@ -4,8 +4,9 @@
 {
   lib,
   module,
-  # The configuration of services.peerix.
+  # The configuration of services.peerix, and of services.peerix-tracker.
   peerix,
+  tracker ? { },
   # A directory with bin/peerix.
   package,
 }:
@@ -41,7 +42,10 @@ let
       systemd.sockets = free;
       users.groups = free;
     };
-    config.services = { inherit peerix; };
+    config.services = {
+      inherit peerix;
+      peerix-tracker = tracker;
+    };
   };
 
   # As much of a derivation as types.package asks for.
@@ -63,8 +67,26 @@ let
     };
   };
 
-  own = evaluated.options.services.peerix;
-  names = lib.filter (name: name != "_module") (lib.attrNames own);
+  # What is to be known of the options of one service.
+  optionsOf =
+    service:
+    let
+      own = evaluated.options.services.${service};
+      names = lib.filter (name: name != "_module") (lib.attrNames own);
+    in
+    {
+      # Every option, forced.
+      values = lib.genAttrs names (
+        name:
+        let
+          value = config.services.${service}.${name};
+        in
+        if name == "package" then value.outPath else value
+      );
+      # As far as they can be written as JSON.
+      defaults = lib.genAttrs (lib.remove "package" names) (name: own.${name}.default);
+      descriptions = lib.genAttrs names (name: own.${name}.description);
+    };
 
   word = value: if lib.isBool value then lib.boolToString value else toString value;
   line = name: value: "${name}=${word value}\n";
@@ -111,12 +133,9 @@ in
     units "service" "Service" config.systemd.services
     // units "socket" "Socket" config.systemd.sockets
     // units "path" "Path" config.systemd.paths;
-  exec = config.systemd.services.peerix.serviceConfig.ExecStart or null;
-  # Every option, forced.
-  options = lib.genAttrs names (
-    name: if name == "package" then config.services.peerix.package.outPath else config.services.peerix.${name}
-  );
-  # As far as they can be written as JSON.
-  defaults = lib.genAttrs (lib.remove "package" names) (name: own.${name}.default);
-  described = lib.all (name: own.${name} ? description) names;
+  exec = lib.mapAttrs (_name: service: service.serviceConfig.ExecStart) config.systemd.services;
+  options = lib.genAttrs [
+    "peerix"
+    "peerix-tracker"
+  ] optionsOf;
 }

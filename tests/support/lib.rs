@@ -60,6 +60,9 @@ pub fn install_tls_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// The repository's root.
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
 /// Runs `command` and returns what it printed, or panics with all of it.
 pub fn run_ok(command: &mut Command) -> String {
     let output = run(command);

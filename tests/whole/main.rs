@@ -19,6 +19,7 @@ mod commands;
 mod costs;
 mod derivations;
 mod disk_faults;
+mod documents;
 mod fuzz_corpus;
 mod http_faults;
 mod lan;

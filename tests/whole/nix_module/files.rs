@@ -1,0 +1,82 @@
+//! The Nix files as such.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Nixpkgs, ROOT, nix_instantiate};
+use crate::support::{run_ok, text_of};
+
+#[test]
+fn every_nix_file_parses() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    for file in [
+        "default.nix",
+        "flake.nix",
+        "module.nix",
+        "package.nix",
+        "nix/check-module.nix",
+        "nix/daemon-config.nix",
+        "nix/darwin-module.nix",
+        "nix/hardening.nix",
+        "nix/home-module.nix",
+        "nix/options.nix",
+        "nix/tracker-module.nix",
+        "nix/two-machines.nix",
+        "nix/with-tracker.nix",
+        "tests/nix/elsewhere.nix",
+        "tests/nix/machine.nix",
+    ] {
+        run_ok(
+            nix_instantiate(home.path())
+                .arg("--parse")
+                .arg(Path::new(ROOT).join(file)),
+        );
+    }
+}
+
+#[test]
+fn the_flake_has_what_it_says() {
+    let Some(nixpkgs) = Nixpkgs::find() else {
+        return;
+    };
+    let output = nixpkgs.evaluate(&format!(
+        "let \
+           lib = import {}; \
+           pkgs = {{ callPackage = _: _: {{ name = \"peerix\"; type = \"derivation\"; meta.mainProgram = \"peerix\"; outPath = \"/peerix\"; }}; }}; \
+           nixpkgs = {{ inherit lib; legacyPackages = lib.genAttrs lib.systems.flakeExposed (_: pkgs); }}; \
+           self = (import {ROOT}/flake.nix).outputs {{ inherit self nixpkgs; }}; \
+           files = lib.mapAttrs (_: toString); \
+         in {{ \
+           names = lib.attrNames self; \
+           systems = lib.attrNames self.packages; \
+           packages = lib.attrNames self.packages.x86_64-linux; \
+           program = self.apps.aarch64-darwin.default.program; \
+           modules = map files [ self.nixosModules self.darwinModules self.homeModules ]; \
+           overlay = (self.overlays.default pkgs {{ }}).peerix.name; \
+         }}",
+        nixpkgs.lib.display()
+    ));
+    assert!(output.status.success(), "{}", text_of(&output));
+    let flake: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let module = |name: &str| {
+        let file = format!("{ROOT}/{name}");
+        json!({ "default": file, "peerix": file })
+    };
+    assert_eq!(
+        flake,
+        json!({
+            "names": [
+                "apps", "checks", "darwinModules", "devShells", "homeModules", "nixosModules",
+                "overlays", "packages",
+            ],
+            "systems": ["aarch64-darwin", "aarch64-linux", "x86_64-darwin", "x86_64-linux"],
+            "packages": ["default", "peerix"],
+            "program": "/peerix/bin/peerix",
+            "modules": [
+                module("module.nix"), module("nix/darwin-module.nix"), module("nix/home-module.nix"),
+            ],
+            "overlay": "peerix",
+        })
+    );
+}

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use serde_json::{Value, json};
 
 use super::Nixpkgs;
-use crate::support::{peer::peerix, run, run_ok, text_of};
+use crate::support::run_ok;
 
 /// Configurations that together set every option.
 const MATRIX: &[&str] = &[

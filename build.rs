@@ -4,11 +4,6 @@
 //! builds; other builds say `dev`, so that a commit alone compiles nothing anew. Nothing else of the
 //! machine gets into it, so the same sources give the same program.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "that is how a build script speaks to Cargo"
-)]
-
 use std::{env, path::Path, process::Command};
 
 /// As many digits of a commit as are shown.

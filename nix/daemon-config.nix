@@ -135,6 +135,10 @@ rec {
       assertion = lib.isInt httpPort && httpPort > 0;
       message = "services.peerix: settings.server.port: Nix has to be told a port; 0 is none";
     }
+    {
+      assertion = cfg.swarmSecretFile == null || !(cfg.swarm == null || cfg.swarm == "public" || cfg.swarm == "none");
+      message = "services.peerix.swarmSecretFile: a swarm with a secret needs a name of its own: set services.peerix.swarm";
+    }
   ];
   warnings = optional (laterKeyFile != null && cfg.configureNix == "append") ''
     services.peerix.publicKeyFile is not there before run time: peerix trusts that key, Nix does

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use peerix::config::setting::{self, Availability, Kind, Setting};
+use peerix::config::setting::{self, Kind, Setting};
 
 use crate::support::ROOT;
 
@@ -60,12 +60,8 @@ fn row(setting: &Setting) -> String {
         (_, "", said) => said.to_owned(),
         (_, default, _) => format!("`{default}`"),
     };
-    let later = match setting.availability {
-        Availability::NotYet { .. } => ". Not in this version yet",
-        Availability::Built => "",
-    };
     format!(
-        "| `--{}` | `{section}{}` | {} | {}{later} |\n",
+        "| `--{}` | `{section}{}` | {} | {} |\n",
         setting.flag,
         setting.key,
         cell(&default),

@@ -207,6 +207,7 @@ fn settings_stand_above_the_options_they_repeat() {
         assert!(!nixpkgs.try_machine(wrong).status.success(), "{wrong}");
     }
     for refused in [
+        "{ enable = true; swarmSecretFile = \"/run/secret\"; }",
         "{ enable = true; settings.server.port = 0; }",
         "{ enable = true; settings.state_dir = \"/srv\"; }",
     ] {

@@ -154,6 +154,8 @@ pub struct Config {
     pub uploads: UploadRules,
     /// Bytes of NARs that peers may have hashed in a day.
     pub hash_per_day: u64,
+    /// A database that tells the countries of peers.
+    pub geoip_database: Option<PathBuf>,
     /// Disk space in bytes for downloads that are not in Nix's store.
     pub blob_quota: u64,
     /// Compression between peers.

@@ -5,6 +5,7 @@ mod keeping;
 mod listen;
 mod node;
 mod protocols;
+mod reporting;
 mod served;
 mod sharing;
 
@@ -32,6 +33,8 @@ use crate::{
     authorities::Authorities,
     config::{Config, Mode},
     control::{self, ControlSocket},
+    dashboard::Dashboard,
+    geoip::Countries,
     http::{self, HttpState, StatusSource},
     lan, limits,
     lookup::{self, Lookup},
@@ -54,6 +57,7 @@ use crate::{
     share,
     signing::{Signing, SigningKey},
     state_dir::StateDir,
+    stats,
     swarm::{Swarm, SwarmId},
     transfer::{
         Transfers,
@@ -109,6 +113,7 @@ pub async fn run(
     let authorities = config.ca_file.as_deref().map(Authorities::load);
     let authorities = authorities.transpose()?.unwrap_or_default();
     let metrics = Arc::new(Metrics::new());
+    metrics.stats.read(&state_dir);
     let known = MemoryLookup::new();
     // Gossip dials the addresses that its members tell it, which may be anywhere.
     let takes_part = config.swarm.is_some() && config.mode != Mode::Lan;
@@ -293,9 +298,13 @@ pub async fn run(
         swarm: swarm.clone(),
         trackers,
         swarm_id,
+        filter: config.filter,
+        countries: Countries::open(config.geoip_database.as_deref()),
     }));
-    let state = HttpState::new(node.clone(), metrics, node.clone(), config.priority)
-        .on_networks(networks.filter(|_| lan_http));
+    let dashboard = Dashboard::new(node.clone(), stop.clone());
+    let state = HttpState::new(node.clone(), metrics.clone(), node.clone(), config.priority)
+        .on_networks(networks.filter(|_| lan_http))
+        .with_dashboard(dashboard);
     let serving = http::serve(listener, state, stop.clone());
     let ended = stop.clone();
     tasks.spawn(async move {
@@ -315,6 +324,11 @@ pub async fn run(
         state_dir.clone(),
         gate,
         peers.clone(),
+        stop.clone(),
+    ));
+    tasks.spawn(stats::keeping::keep(
+        metrics,
+        state_dir.clone(),
         stop.clone(),
     ));
     if !config.upstream_caches.is_empty() && !config.no_verify {

@@ -12,6 +12,7 @@
 mod body;
 mod cache_info;
 mod connection;
+mod dashboard;
 mod guard;
 mod health;
 pub mod limits;
@@ -33,6 +34,7 @@ pub use status::StatusSource;
 
 use std::sync::Arc;
 
+use crate::dashboard::Dashboard;
 use crate::lan::networks::Networks;
 use crate::metrics::Metrics;
 use crate::substituter::Substituter;
@@ -53,6 +55,8 @@ pub struct HttpState {
     /// The local networks whose hosts are served what is offered; `None` where the listener is on
     /// a loopback address.
     pub networks: Option<Networks>,
+    /// Answers `/dashboard` and what belongs to it.
+    pub dashboard: Option<Dashboard>,
 }
 
 impl HttpState {
@@ -71,6 +75,7 @@ impl HttpState {
             priority,
             limits: HttpLimits::default(),
             networks: None,
+            dashboard: None,
         }
     }
 
@@ -78,6 +83,15 @@ impl HttpState {
     #[must_use]
     pub fn on_networks(self, networks: Option<Networks>) -> Self {
         Self { networks, ..self }
+    }
+
+    /// Shows `dashboard` too.
+    #[must_use]
+    pub fn with_dashboard(self, dashboard: Dashboard) -> Self {
+        Self {
+            dashboard: Some(dashboard),
+            ..self
+        }
     }
 }
 

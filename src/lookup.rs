@@ -1,6 +1,7 @@
 //! Finds who has a path and what may be told of it: own store, then peers, then trust.
 
 mod elsewhere;
+mod trail;
 
 use std::{
     collections::HashSet,
@@ -18,6 +19,8 @@ use peerix_store::{
 };
 use tokio::time::timeout_at;
 use tracing::debug;
+
+use self::trail::{Found, Trail};
 
 use crate::{
     announcing::Trackers,
@@ -130,12 +133,20 @@ impl Lookup {
     ///
     /// Bounded by the peers' deadline. Cancel safe.
     pub async fn narinfo(&self, path_hash: StorePathHash) -> Option<PathInfo> {
+        let trail = Trail::new();
+        let found = self.follow(path_hash, &trail).await;
+        trail.end(&self.0.metrics, path_hash, found.as_ref());
+        found
+    }
+
+    async fn follow(&self, path_hash: StorePathHash, trail: &Trail) -> Option<PathInfo> {
         match self.0.store.nar(path_hash).await {
             Ok(Some(nar)) => {
                 let info = self.0.offer.told(&self.0.store, &nar);
                 match self.0.trust.check(&info) {
                     Ok(()) => {
                         self.0.metrics.cache_hits.inc();
+                        trail.found(Found::Here);
                         return Some(info);
                     }
                     Err(error) => debug!(%error, "our own copy is not told of"),
@@ -153,10 +164,14 @@ impl Lookup {
             None => self.0.peers.deadline(&candidates),
         };
         let deadline = Instant::now() + deadline;
-        let from_known = self.ask(&candidates, path_hash, Mode::Narinfo, None, deadline);
-        let from_named = self.ask_named(trackers, &candidates, path_hash, deadline);
+        trail.asks(candidates.len(), || self.0.peers.count().1);
+        let mode = Mode::Narinfo;
+        let from_known = self.ask(&candidates, path_hash, mode, None, deadline, trail);
+        let from_named = self.ask_named(trackers, &candidates, path_hash, deadline, trail);
         let from_peers = elsewhere::first_some(from_known, from_named);
-        let info = self.or_elsewhere(path_hash, from_peers, deadline).await?;
+        let info = self
+            .or_elsewhere(path_hash, from_peers, deadline, trail)
+            .await?;
         let candidates = match trackers {
             // Those whom trackers named are among them now.
             Some(_) => self.may_have(path_hash),
@@ -167,6 +182,7 @@ impl Lookup {
             .await
         {
             debug!("a reference can't be had: the path is not told of");
+            trail.lacks_references();
             return None;
         }
         Some(info)
@@ -187,6 +203,7 @@ impl Lookup {
         asked: &[Arc<Peer>],
         path_hash: StorePathHash,
         deadline: Instant,
+        trail: &Trail,
     ) -> Option<PathInfo> {
         let trackers = trackers?;
         let named = trackers.who_has(path_hash, deadline).await?;
@@ -196,7 +213,8 @@ impl Lookup {
         if peers.is_empty() {
             return None;
         }
-        let asking = self.ask(&peers, path_hash, Mode::Narinfo, None, deadline);
+        trail.asks(asked.len() + peers.len(), || 0);
+        let asking = self.ask(&peers, path_hash, Mode::Narinfo, None, deadline, trail);
         let found = asking.await;
         trackers.judge(&named, found.is_some());
         found
@@ -237,6 +255,7 @@ impl Lookup {
             Mode::WantedNow,
             Some(nar_hash),
             deadline,
+            &Trail::new(),
         )
         .await?;
         let claims = self.remembered(path_hash, nar_hash)?;
@@ -327,6 +346,7 @@ impl Lookup {
         mode: Mode,
         wanted: Option<NarHash>,
         deadline: Instant,
+        trail: &Trail,
     ) -> Option<PathInfo> {
         let mut silent: HashSet<EndpointId> = candidates.iter().map(|peer| peer.id()).collect();
         let mut asked: FuturesUnordered<_> = candidates
@@ -343,8 +363,12 @@ impl Lookup {
                 Ok(Some((peer, claim))) => {
                     silent.remove(&peer.id());
                     let is_part = matches!(claim, Some(Claim::Part { .. }));
+                    let says_yes = !matches!(claim, None | Some(Claim::Absent));
                     let Some(info) = claim.and_then(|claim| self.take(&peer, path_hash, claim))
                     else {
+                        if says_yes {
+                            trail.distrusts();
+                        }
                         continue;
                     };
                     // To fetch it, somebody must vouch for the blob hash.
@@ -352,6 +376,7 @@ impl Lookup {
                     if !vouched || wanted.is_some_and(|nar_hash| nar_hash != info.nar_hash) {
                         continue;
                     }
+                    trail.found(Found::Peer(peer.clone()));
                     if !asked.is_empty() {
                         let lookup = self.clone();
                         tokio::spawn(async move {
@@ -364,6 +389,8 @@ impl Lookup {
                 }
                 Ok(None) => return None,
                 Err(_) => {
+                    self.0.metrics.substitution.deadlines.inc();
+                    trail.is_late();
                     for peer in candidates.iter().filter(|peer| silent.contains(&peer.id())) {
                         self.0.metrics.count_fault(Fault::Silent);
                         peer.missed_deadline();

@@ -1,21 +1,48 @@
 //! What this process counts, for Prometheus.
 
 mod latency;
+pub mod peers;
+mod substitution;
 mod text;
 
 pub use latency::Latency;
+pub use substitution::{Ending, Miss, Stage, Substitution};
 
 use std::fmt;
 use std::time::Instant;
 
+use peerix_store::PathInfo;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The content type of [`Metrics::encode`].
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::report::Source;
+use crate::stats::{
+    self, Stats, Totals,
+    activity::{Action, Event},
+};
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Returns the content type.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 /// All counters of the process. Names and meanings of the first block are those of older peerix.
 #[derive(Debug)]
@@ -65,6 +92,10 @@ pub struct Metrics {
     pub upstream_bytes_received: Counter,
     faults: Family<FaultLabels, Counter>,
     upstream_faults: Family<FaultLabels, Counter>,
+    /// What became of Nix's requests.
+    pub substitution: Substitution,
+    /// What people see of the past.
+    pub stats: Stats,
 
     /// Peers that announced themselves on the local network.
     pub lan_peers: Gauge,
@@ -249,6 +280,8 @@ impl Metrics {
                 "Datagrams on the older protocol's port that were dropped, by reason",
             ),
             upstream_faults,
+            substitution: Substitution::new(r),
+            stats: Stats::default(),
             started: Instant::now(),
             uptime_seconds: registered(r, "uptime_seconds", "Seconds since the daemon started"),
             registry,
@@ -283,20 +316,63 @@ impl Metrics {
         self.started.elapsed().as_secs()
     }
 
-    /// Returns all metrics in Prometheus' text format 0.0.4.
+    /// Notes that a peer, named by its endpoint id, got `bytes` of a NAR.
+    pub fn note_served(&self, info: &PathInfo, peer: &str, bytes: u64) {
+        let mut event = Event::new(
+            Action::Served,
+            info.path_hash().to_string(),
+            info.store_path.name().to_owned(),
+            "to-peer".to_owned(),
+        );
+        event.size = bytes;
+        event.peer_id = Some(stats::short(peer).to_owned());
+        self.stats.note(event);
+    }
+
+    /// Takes up in [`Metrics::stats`] what was counted since the last time; `now` in seconds since
+    /// 1970. Returns the totals over all restarts.
+    pub fn sample(&self, now: u64) -> Totals {
+        let substitution = &self.substitution;
+        let answers = &substitution.answers;
+        let received = crate::report::BySource::from_fn(|source| substitution.bytes[source].get());
+        let of_peers = Source::ALL.into_iter().filter(|source| source.is_peer());
+        let totals = Totals {
+            received,
+            sent: self.bytes_sent.get(),
+            requests: self.requests.get(),
+            hits_local: answers.own_store.get(),
+            hits_peers: of_peers.map(|source| answers[source].get()).sum(),
+            hits_upstream: answers.upstream.get(),
+            misses: self.cache_misses.get(),
+            nars_received: substitution.endings(Ending::Verified),
+            nars_sent: self.nars_served.get(),
+        };
+        self.stats.sample(totals, now)
+    }
+
+    /// Returns all metrics, and those that `more` writes in OpenMetrics, without its end.
     #[must_use]
-    pub fn encode(&self) -> String {
+    pub fn encode(&self, format: Format, more: impl FnOnce(&mut String)) -> String {
         self.uptime_seconds
             .set(i64::try_from(self.uptime_seconds()).unwrap_or(i64::MAX));
         let mut open_metrics = String::new();
         // Writing to a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut open_metrics, &self.registry);
-        let mut exposition = text::from_open_metrics(&open_metrics);
+        let end = open_metrics.trim_end_matches("# EOF\n").len();
+        open_metrics.truncate(end);
+        more(&mut open_metrics);
+        let mut exposition = match format {
+            Format::Text => text::from_open_metrics(&open_metrics),
+            Format::OpenMetrics => open_metrics,
+        };
         self.narinfo_latency.encode(
             &mut exposition,
             "peerix_request_duration_seconds",
             "Time to answer a narinfo request, quantiles over the last 1000",
         );
+        if format == Format::OpenMetrics {
+            exposition.push_str("# EOF\n");
+        }
         exposition
     }
 }

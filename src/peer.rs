@@ -3,7 +3,7 @@
 //! [`endpoint`] binds the one endpoint, [`peers`] keeps connections to the peers we know,
 //! [`lookup`] is the protocol that asks who has a path, [`lookup_server`] answers it, and
 //! [`provider`] serves blobs on iroh-blobs' own ALPN and, compressed, on that of [`wire`], [`older`]
-//! the older program's protocols. [`blobs`] asks for blobs. [`rate`] and [`score`] are the rules for
+//! the older program's protocols. [`blobs`] asks for blobs, [`path`] says which way packets take. [`rate`] and [`score`] are the rules for
 //! how much is uploaded and whom to ask first, [`gate`] for whether anything is uploaded, [`reputation`] keeps
 //! scores over restarts, [`budget`] bounds what else a peer may cost, and
 //! [`admission`] turns endpoints away that nobody wants to speak with.
@@ -18,6 +18,7 @@ pub mod lookup_client;
 pub mod lookup_server;
 pub mod older;
 pub mod open;
+pub mod path;
 pub mod peers;
 pub mod provider;
 pub mod rate;

@@ -121,6 +121,8 @@ pub struct PeerReport {
     pub silent: bool,
     /// Whether it speaks the older program's protocols alone.
     pub older: bool,
+    /// Whether it is of another swarm, or without this one's secret.
+    pub other_swarm: bool,
     /// How packets to it travel; null while there is no connection.
     pub path: Option<PeerPath>,
     /// The address or the relay that packets to it go to.

@@ -13,6 +13,8 @@ pub mod fetch;
 mod fetching;
 pub mod flow;
 mod observe;
+pub mod provided;
+mod report;
 mod run;
 pub mod schedule;
 mod takeover;
@@ -41,6 +43,7 @@ use tracing::debug;
 use self::{
     arriving::Claim,
     body::{LocalBody, TransferBody},
+    provided::Provided,
     whole::WholeNarSources,
 };
 use crate::{
@@ -79,6 +82,9 @@ pub(crate) struct Transfer {
     read_on: Notify,
     readers: AtomicUsize,
     stop: CancellationToken,
+    begun: Instant,
+    /// Who gave anything so far.
+    providers: Mutex<Vec<Arc<Provided>>>,
 }
 
 /// All transfers of this machine. Cheap to clone.
@@ -218,6 +224,7 @@ impl Transfers {
             body: Box::new(LocalBody {
                 kept: self.0.store.keep_while_read(&nar),
                 reader,
+                counted: Some(self.0.metrics.substitution.bytes.own_store.clone()),
             }),
         })
     }
@@ -337,13 +344,17 @@ impl Transfers {
             read_on: Notify::new(),
             readers: AtomicUsize::new(0),
             stop: self.0.stop.child_token(),
+            begun: Instant::now(),
+            providers: Mutex::default(),
         }
     }
 
     fn spawn_run(&self, transfer: Arc<Transfer>, holders: Holders, slot: OwnedSemaphorePermit) {
         let transfers = self.clone();
+        self.0.metrics.substitution.active.inc();
         self.0.tasks.spawn(async move {
             transfers.run(&transfer, holders).await;
+            transfers.note_end(&transfer);
             let path_hash = transfer.info.path_hash();
             let mut running = transfers.0.running.lock().await;
             if running

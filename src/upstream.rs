@@ -24,6 +24,7 @@ use crate::{
     limits,
     metrics::{Fault, Metrics},
     offer::public::{AskUpstream, Asked},
+    report::Source,
     transfer::whole::{NarStream, WholeNarHolder, WholeNarSource},
 };
 
@@ -250,6 +251,10 @@ impl WholeNarHolder for Holder {
     fn name(&self) -> String {
         // Without what a URL may hold besides.
         self.cache.base().host_str().unwrap_or_default().to_owned()
+    }
+
+    fn source(&self) -> Source {
+        Source::Upstream
     }
 
     fn open(&self) -> BoxFuture<'_, Result<NarStream, Fault>> {

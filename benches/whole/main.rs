@@ -15,6 +15,7 @@
 mod support;
 
 mod closure;
+mod dashboard;
 mod hashing;
 mod lan;
 mod long_path;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 16] = [
+    let sections: [(&str, fn()); 17] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("providers", providers::run),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ("start", store::run_start),
         ("lan", lan::run),
         ("wire", wire::run),
+        ("dashboard", dashboard::run),
     ];
     if let Some(unknown) = wanted
         .iter()

@@ -14,6 +14,7 @@ use iroh_blobs::{BlobsProtocol, store::mem::MemStore};
 use peerix::transfer::{
     fetch::{Batch, fetch},
     flow::Flow,
+    provided::Provided,
 };
 use peerix_store::{
     BlobHash, Config, NixStore as StoreKind, PathInfo, Store, StorePath,
@@ -480,5 +481,6 @@ fn time_starts(source: &str, options: impl Fn() -> PeerOptions, paths: usize) {
 
 /// Follows one request that is counted nowhere.
 fn flow(range: &std::ops::Range<u64>) -> Arc<Flow> {
-    Arc::new(Flow::new(range.start, range.end, Counter::default()))
+    let provided = Provided::new("bench".to_owned(), Counter::default());
+    Arc::new(Flow::new(range.start, range.end, Arc::new(provided)))
 }

@@ -313,6 +313,11 @@ impl Swarm {
         lock(&self.0.engine)
     }
 
+    /// iroh-gossip's own counters, while it runs. They begin anew where it is started again.
+    pub fn metrics(&self) -> Option<Arc<iroh_gossip::metrics::Metrics>> {
+        Some(self.gossip()?.metrics().clone())
+    }
+
     fn gossip(&self) -> Option<Gossip> {
         let gossip = self.0.gossip.read().unwrap_or_else(PoisonError::into_inner);
         gossip.clone()

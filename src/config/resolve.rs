@@ -88,6 +88,8 @@ pub(super) fn resolve(
                 .optional(&setting::QUOTA_PER_MONTH, value::upload_quota)?
                 .flatten(),
         },
+        geoip_database: values
+            .optional(&setting::GEOIP_DATABASE, |text| Ok(PathBuf::from(text)))?,
         hash_per_day: values.one(&setting::HASH_PER_DAY, value::quota)?,
         blob_quota: values.one(&setting::BLOB_QUOTA, value::quota)?,
         wire_compression: values.one(&setting::WIRE_COMPRESSION, value::wire_compression)?,

@@ -95,6 +95,8 @@ settings! {
         help: "Longest time that connecting to a peer may take" }
     VERBOSE { flag: "verbose", short: Some('v'), section: "server", key: "verbose", kind: Kind::Switch, default: "false",
         heading: SERVING, help: "Log more; RUST_LOG says precisely what" }
+    GEOIP_DATABASE { flag: "geoip-database", key: "geoip_database", kind: Kind::Text, value_name: "FILE", heading: SERVING,
+        help: "Database in MaxMind's format (.mmdb) that tells the countries of peers on the dashboard; no service is ever asked" }
     PEER { flag: "peer", key: "peers", kind: Kind::List, value_name: "TICKET", heading: PEERS,
         help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
     MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,

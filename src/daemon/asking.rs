@@ -33,6 +33,7 @@ pub(super) struct Waiting {
     paths: Mutex<BTreeMap<StorePathHash, PathInfo>>,
     came: Notify,
     asked: AtomicU64,
+    under_way: AtomicU64,
     is_wanted: AtomicBool,
 }
 
@@ -61,6 +62,12 @@ impl Waiting {
     fn take(&self) -> Vec<PathInfo> {
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *paths).into_values().collect()
+    }
+
+    /// Paths that wait, or that are asked for now.
+    pub(super) fn left(&self) -> u64 {
+        let paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.len() as u64 + self.under_way.load(Ordering::Relaxed)
     }
 
     /// Paths asked for so far.
@@ -108,6 +115,9 @@ impl Node {
             })
             .collect();
         let mut answers = stream::iter(questions).buffer_unordered(at_once);
+        self.waiting
+            .under_way
+            .store(total as u64, Ordering::Relaxed);
         let (mut found, mut failures) = (Vec::new(), 0);
         let mut written = Instant::now();
         while let Some((info, asked)) = answers.next().await {
@@ -122,6 +132,7 @@ impl Node {
                 break;
             }
             self.waiting.asked.fetch_add(1, Ordering::Relaxed);
+            self.waiting.under_way.fetch_sub(1, Ordering::Relaxed);
             self.parts.offer.public_paths().note(&info, asked);
             if self.parts.offer.is_offered(&self.parts.store, &info) {
                 found.push((info.path_hash(), info.nar_size));
@@ -131,6 +142,7 @@ impl Node {
                 self.write_answers().await;
             }
         }
+        self.waiting.under_way.store(0, Ordering::Relaxed);
         info!(
             total,
             found = found.len(),

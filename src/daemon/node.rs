@@ -13,14 +13,18 @@ use futures_util::{FutureExt, future::BoxFuture};
 use iroh::{Endpoint, EndpointAddr, EndpointId, TransportAddr};
 use peerix_gossip::PathHash;
 use peerix_store::{
-    DatabaseStatus, PathInfo, PathMarker, PauseReason, Store,
+    PathInfo, PathMarker, PauseReason, Store,
     nix::{NarHash, StorePath, StorePathHash, TrustedPublicKey},
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{asking::Waiting, served::Served};
+use super::{
+    asking::Waiting,
+    reporting::{Held, Look},
+    served::Served,
+};
 use crate::{
     announcing::Trackers,
     config::Mode,
@@ -28,10 +32,10 @@ use crate::{
         DroppedNar, OperationError, Operations, Progress, ScanSummary, ShareHow, Shared,
         SharedPath, VerifySummary,
     },
-    http::StatusSource,
+    geoip::Countries,
     lookup::Lookup,
     metrics::Metrics,
-    offer::{Announce, OfferPolicy},
+    offer::{Announce, Filter, OfferPolicy},
     peer::{gate::UploadGate, peers::Peers},
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
@@ -113,6 +117,8 @@ pub(super) struct Parts {
     pub(super) swarm: Option<Swarm>,
     pub(super) trackers: Option<Trackers>,
     pub(super) swarm_id: SwarmId,
+    pub(super) filter: Filter,
+    pub(super) countries: Countries,
 }
 
 /// The running node.
@@ -120,9 +126,13 @@ pub(super) struct Node {
     pub(super) parts: Parts,
     /// Shares are recorded in several places: one at a time.
     pub(super) sharing: tokio::sync::Mutex<()>,
-    offered: AtomicU64,
+    pub(super) offered: AtomicU64,
     /// Paths that the last look at all of them found.
-    scanned: AtomicU64,
+    pub(super) scanned: AtomicU64,
+    /// How far a look at all is.
+    pub(super) look: Arc<Look>,
+    /// What the store was found to hold a moment ago.
+    pub(super) held: Held,
     /// What the upstream is to be asked for.
     pub(super) waiting: Arc<Waiting>,
     /// Less is announced than before, or what else takes a look at all.
@@ -136,6 +146,8 @@ impl Node {
             sharing: tokio::sync::Mutex::default(),
             offered: AtomicU64::new(0),
             scanned: AtomicU64::new(0),
+            look: Arc::default(),
+            held: Held::default(),
             waiting: Arc::default(),
             look_again: Notify::new(),
         }
@@ -244,6 +256,8 @@ impl Node {
         let mut to_hash = ToHash::new(store.clone());
         let waiting = self.waiting.clone();
         let expected = self.scanned.load(Ordering::Relaxed);
+        let looking = self.look.clone().begin();
+        let look = self.look.clone();
         let scanned = self.parts.store.for_each_path(move |info| {
             let paths = counting.0.fetch_add(1, Ordering::Relaxed) + 1;
             if offer.is_offered(&store, &info) {
@@ -258,6 +272,7 @@ impl Node {
                 waiting.push([info]);
             }
             if paths.is_multiple_of(SCAN_REPORT) {
+                look.is_at(paths);
                 let expected = (expected >= paths).then_some(expected);
                 let _ = progress.try_send(Progress::Scanning { paths, expected });
             }
@@ -274,6 +289,7 @@ impl Node {
         };
         self.offered.store(summary.offered, Ordering::Relaxed);
         self.scanned.store(summary.paths, Ordering::Relaxed);
+        looking.ended(summary.paths);
         let gauge = i64::try_from(summary.offered).unwrap_or(i64::MAX);
         self.parts.metrics.available_hashes.set(gauge);
         Ok(summary)
@@ -334,7 +350,7 @@ impl Node {
         announced
     }
 
-    fn addresses(&self) -> (Option<String>, Vec<String>) {
+    pub(super) fn addresses(&self) -> (Option<String>, Vec<String>) {
         let mut relay = None;
         let mut direct = Vec::new();
         for addr in self.parts.peers.own_addr().addrs {
@@ -395,78 +411,10 @@ impl Substituter for Node {
     }
 }
 
-impl StatusSource for Node {
-    fn status(&self) -> Value {
-        let (known, connected) = self.parts.peers.count();
-        let trackers = self.parts.trackers.as_ref();
-        let trackers = trackers.map(Trackers::describe).unwrap_or_default();
-        let (relay_url, direct_addrs) = self.addresses();
-        let database = match self.parts.store.database_status() {
-            DatabaseStatus::Present { path } => json!({ "path": path }),
-            DatabaseStatus::Absent { path, reason } => json!({ "path": path, "absent": reason }),
-            _ => Value::Null,
-        };
-        json!({
-            "mode": match self.parts.mode {
-                Mode::Lan => "lan",
-                Mode::Auto | Mode::Iroh => "iroh",
-            },
-            "version": crate::VERSION,
-            "node_id": self.endpoint_id().to_string(),
-            "known_peers": known,
-            "connected_peers": connected,
-            "swarm": self.parts.swarm.as_ref().map(Swarm::describe),
-            "tracker_url": trackers.first().map(|tracker| &tracker.url),
-            "trackers": trackers,
-            "lan_discovery": self.parts.lan_discovery,
-            "relay_url": relay_url,
-            "direct_addrs": direct_addrs,
-            "no_verify": self.parts.no_verify,
-            "uploads": self.parts.gate.describe(),
-            "asked_upstream": self.waiting.asked(),
-            "nix_database": database,
-            "available_hashes": self.offered.load(Ordering::Relaxed),
-        })
-    }
-
-    fn health(&self) -> (bool, Value) {
-        let store = matches!(
-            self.parts.store.database_status(),
-            DatabaseStatus::Present { .. }
-        );
-        let node = !self.parts.endpoint.is_closed();
-        let mut details = Vec::new();
-        if !store {
-            details.push("no Nix database: only what was fetched is served");
-        }
-        if !node {
-            details.push("the iroh endpoint is closed: restart the daemon");
-        }
-        let metrics = &self.parts.metrics;
-        let mut health = json!({
-            "status": if node { "healthy" } else { "degraded" },
-            "uptime_seconds": metrics.uptime_seconds(),
-            "checks": { "local_store": store, "iroh_node": node, "store_manager": true },
-            "peers": self.parts.peers.count().1,
-            "available_hashes": self.offered.load(Ordering::Relaxed),
-            "last_successful_operation": Value::Null,
-            "errors_count": metrics.errors.get(),
-        });
-        if !details.is_empty() {
-            health["details"] = json!(details);
-        }
-        (node, health)
-    }
-
-    fn peers(&self) -> Value {
-        self.parts.peers.describe()
-    }
-}
-
 impl Operations for Node {
     fn status(&self) -> BoxFuture<'_, Value> {
         async move {
-            let mut status = StatusSource::status(self);
+            let mut status = serde_json::to_value(self.node_report()).unwrap_or_default();
             if let Ok(stats) = self.parts.store.stats().await {
                 status["store"] = json!({
                     "hashed": stats.hashed,
@@ -485,7 +433,7 @@ impl Operations for Node {
     }
 
     fn peers(&self) -> BoxFuture<'_, Value> {
-        async move { self.parts.peers.describe() }.boxed()
+        async move { serde_json::to_value(self.peers_report()).unwrap_or_default() }.boxed()
     }
 
     fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>> {

@@ -78,6 +78,8 @@ impl Served {
         let body = Box::new(LocalBody {
             kept: store.keep_while_read(&nar),
             reader,
+            counted: (audience == Audience::ThisMachine)
+                .then(|| self.0.metrics.substitution.bytes.own_store.clone()),
         });
         let body: Box<dyn NarBody> = match audience {
             Audience::ThisMachine => body,

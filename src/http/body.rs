@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -11,7 +12,7 @@ use futures_util::stream::BoxStream;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::connection::{NarSlot, RequestGuard};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Stage};
 
 /// A response's body, which keeps its connection from counting as idle.
 pub(super) struct ResponseBody {
@@ -23,6 +24,8 @@ enum Content {
     Empty,
     Full(Bytes),
     Nar(NarBytes),
+    /// Texts that come when they come, and have no end.
+    Events(BoxStream<'static, Bytes>),
 }
 
 impl ResponseBody {
@@ -36,6 +39,13 @@ impl ResponseBody {
     pub(super) const fn full(bytes: Bytes) -> Self {
         Self {
             content: Content::Full(bytes),
+            _request: None,
+        }
+    }
+
+    pub(super) fn events(events: BoxStream<'static, Bytes>) -> Self {
+        Self {
+            content: Content::Events(events),
             _request: None,
         }
     }
@@ -69,27 +79,33 @@ impl Body for ResponseBody {
                 .poll_piece(cx)
                 .map(|piece| piece.map(|piece| piece.map(Frame::data)));
         }
+        if let Content::Events(events) = &mut self.content {
+            let event = ready!(events.poll_next_unpin(cx));
+            return Poll::Ready(event.map(|event| Ok(Frame::data(event))));
+        }
         match std::mem::replace(&mut self.content, Content::Empty) {
             Content::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Content::Empty | Content::Nar(_) => Poll::Ready(None),
+            Content::Empty | Content::Nar(_) | Content::Events(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left() == 0
+        self.left() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left())
+        self.left()
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 impl ResponseBody {
-    fn left(&self) -> u64 {
+    fn left(&self) -> Option<u64> {
         match &self.content {
-            Content::Empty => 0,
-            Content::Full(bytes) => bytes.len() as u64,
-            Content::Nar(nar) => nar.left,
+            Content::Empty => Some(0),
+            Content::Full(bytes) => Some(bytes.len() as u64),
+            Content::Nar(nar) => Some(nar.left),
+            Content::Events(_) => None,
         }
     }
 }
@@ -100,16 +116,19 @@ pub(super) struct NarBytes {
     left: u64,
     reaches_the_end: bool,
     metrics: Arc<Metrics>,
+    asked: Instant,
+    has_begun: bool,
     _slot: NarSlot,
 }
 
 impl NarBytes {
-    /// Sends `length` bytes; `reaches_the_end` says that the last one is the NAR's.
+    /// Sends `length` bytes of what was asked for at `asked`; `reaches_the_end` says that the last one is the NAR's.
     pub(super) fn new(
         pieces: BoxStream<'static, io::Result<Bytes>>,
         length: u64,
         reaches_the_end: bool,
         metrics: Arc<Metrics>,
+        asked: Instant,
         slot: NarSlot,
     ) -> Self {
         Self {
@@ -117,6 +136,8 @@ impl NarBytes {
             left: length,
             reaches_the_end,
             metrics,
+            asked,
+            has_begun: false,
             _slot: slot,
         }
     }
@@ -136,8 +157,14 @@ impl NarBytes {
                 return Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into())));
             };
             self.left = left;
+            let substitution = &self.metrics.substitution;
+            if !self.has_begun {
+                self.has_begun = true;
+                substitution.observe(Stage::FirstByte, self.asked.elapsed());
+            }
             self.metrics.http_bytes_sent.inc_by(piece.len() as u64);
             if left == 0 && self.reaches_the_end {
+                substitution.observe(Stage::Whole, self.asked.elapsed());
                 self.metrics.nars_served.inc();
                 self.metrics.served.inc();
             }

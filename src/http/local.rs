@@ -4,6 +4,7 @@
 //! what is not there.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use peerix_store::nix::{StorePath, StorePathHash};
@@ -51,6 +52,7 @@ pub(super) async fn nar(
     store_path: &StorePath,
     audience: Audience,
 ) -> Result<Response<ResponseBody>, Refusal> {
+    let asked = Instant::now();
     let path_hash = StorePathHash::from(store_path);
     let found = state.substituter.local(path_hash, audience);
     let info = timeout(state.limits.narinfo_deadline, found)
@@ -72,5 +74,5 @@ pub(super) async fn nar(
     };
     let opened = timeout(state.limits.nar_deadline, opening).await;
     let (slot, nar) = opened.ok().flatten().ok_or(Refusal::NotFound)?;
-    nar::send(state, wanted, &etag, slot, nar)
+    nar::send(state, wanted, &etag, asked, slot, nar)
 }

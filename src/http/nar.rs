@@ -1,6 +1,7 @@
 //! `/nar/<NAR hash>.nar?hash=<store path hash>`: the bytes of a store path.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
@@ -33,6 +34,7 @@ pub(super) async fn answer(
         let size = known_size(state, nar_hash, path_hash).await?;
         return Ok(response(StatusCode::OK, &etag, size, ResponseBody::empty()));
     }
+    let asked = Instant::now();
     let wanted = ByteRange::of_request(headers, &etag);
     let opening = async {
         let slot = activity.nar_slot().await;
@@ -45,7 +47,7 @@ pub(super) async fn answer(
     };
     let opened = timeout(state.limits.nar_deadline, opening).await;
     let (slot, nar) = opened.ok().flatten().ok_or(Refusal::NotFound)?;
-    send(state, wanted, &etag, slot, nar)
+    send(state, wanted, &etag, asked, slot, nar)
 }
 
 /// Answers with what was asked for of an opened NAR.
@@ -53,6 +55,7 @@ pub(super) fn send(
     state: &HttpState,
     wanted: ByteRange,
     etag: &str,
+    asked: Instant,
     slot: NarSlot,
     nar: OpenNar,
 ) -> Result<Response<ResponseBody>, Refusal> {
@@ -73,7 +76,7 @@ pub(super) fn send(
     let reaches_the_end = range.end == nar.size;
     let metrics = Arc::clone(&state.metrics);
     let pieces = nar.body.stream(range);
-    let bytes = NarBytes::new(pieces, length, reaches_the_end, metrics, slot);
+    let bytes = NarBytes::new(pieces, length, reaches_the_end, metrics, asked, slot);
     let mut response = response(status, etag, length, ResponseBody::nar(bytes));
     if status == StatusCode::PARTIAL_CONTENT
         && let Ok(value) = HeaderValue::try_from(content_range)

@@ -16,8 +16,13 @@ pub(super) enum Refusal {
     Misdirected,
     /// A web page from elsewhere.
     Forbidden,
-    /// Neither GET nor HEAD: nothing here can be changed.
-    MethodNotAllowed,
+    /// Neither GET nor HEAD, or not POST where something is changed.
+    MethodNotAllowed {
+        /// The methods that there are.
+        allowed: &'static str,
+    },
+    /// Too many dashboards are open.
+    Busy,
     /// There is no such resource, or nobody has it.
     NotFound,
     /// The range lies outside of the NAR.
@@ -33,7 +38,8 @@ impl Refusal {
         match self {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         }
@@ -46,8 +52,8 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(0u64));
         match self {
-            Self::MethodNotAllowed => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            Self::MethodNotAllowed { allowed } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
             }
             Self::RangeNotSatisfiable { size } => {
                 headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -55,7 +61,7 @@ impl Refusal {
                     headers.insert(CONTENT_RANGE, value);
                 }
             }
-            Self::Misdirected | Self::Forbidden | Self::NotFound => {}
+            Self::Misdirected | Self::Forbidden | Self::Busy | Self::NotFound => {}
         }
         response
     }

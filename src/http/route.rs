@@ -2,6 +2,7 @@
 
 use peerix_store::nix::{NarHash, StorePath, StorePathHash};
 
+use super::dashboard::Part;
 use crate::narinfo::older;
 
 /// Length of a NAR hash in nixbase32.
@@ -21,6 +22,7 @@ pub(super) enum Route {
     Metrics,
     Status,
     Peers,
+    Dashboard(Part),
 }
 
 impl Route {
@@ -34,6 +36,9 @@ impl Route {
             "/status" => Some(Self::Status),
             "/peers" => Some(Self::Peers),
             _ => {
+                if let Some(part) = Part::parse(path) {
+                    return Some(Self::Dashboard(part));
+                }
                 let path = path.strip_prefix('/')?;
                 if let Some(hash) = path.strip_suffix(".narinfo") {
                     return match hash.strip_prefix("local/") {
@@ -82,6 +87,7 @@ impl Route {
             Self::Metrics => "metrics",
             Self::Status => "status",
             Self::Peers => "peers",
+            Self::Dashboard(part) => part.name(),
         }
     }
 }

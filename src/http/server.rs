@@ -26,7 +26,9 @@ use super::limits::HttpLimits;
 use super::respond::Refusal;
 use super::route::{self, Route};
 use super::stream::ClientStream;
-use super::{HttpState, cache_info, guard, health, local, metrics, nar, narinfo, peers, status};
+use super::{
+    HttpState, cache_info, dashboard, guard, health, local, metrics, nar, narinfo, peers, status,
+};
 use crate::lan;
 use crate::metrics::{HttpLabels, Metrics};
 use crate::substituter::Audience;
@@ -260,8 +262,13 @@ async fn dispatch(
 ) -> Result<Response<ResponseBody>, Refusal> {
     let (method, headers) = (request.method(), request.headers());
     guard::admit(request.uri(), headers, client.own)?;
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::MethodNotAllowed);
+    let is_change = matches!(route, Some(Route::Dashboard(part)) if part.is_change());
+    let (is_allowed, allowed) = match is_change {
+        true => (method == Method::POST, "POST"),
+        false => (method == Method::GET || method == Method::HEAD, "GET, HEAD"),
+    };
+    if !is_allowed {
+        return Err(Refusal::MethodNotAllowed { allowed });
     }
     // Logs, listings, debug info and realisations, which Nix asks caches for, are not here.
     let route = route.ok_or(Refusal::NotFound)?;
@@ -295,8 +302,9 @@ async fn dispatch(
             .await
         }
         Route::Health => Ok(health::answer(state, method)),
-        Route::Metrics => Ok(metrics::answer(state, method)),
+        Route::Metrics => Ok(metrics::answer(state, method, headers)),
         Route::Status => Ok(status::answer(state, method)),
         Route::Peers => Ok(peers::answer(state, method)),
+        Route::Dashboard(part) => dashboard::answer(state, request, part).await,
     }
 }

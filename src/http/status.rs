@@ -16,6 +16,9 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Returns the object of `/peers`.
     fn peers(&self) -> Value;
+
+    /// Appends metrics that are counted elsewhere, in OpenMetrics without its end.
+    fn more_metrics(&self, text: &mut String);
 }
 
 pub(super) fn answer(state: &HttpState, method: &Method) -> Response<ResponseBody> {

@@ -22,6 +22,7 @@ use super::{broadcast::Questions, limits};
 use crate::{
     metrics::Fault,
     narinfo::older::{nar_name, parse_narinfo},
+    report::Source,
     transfer::whole::{NarStream, WholeNarHolder, WholeNarSource},
     trust::Trust,
 };
@@ -171,6 +172,10 @@ struct Holder {
 impl WholeNarHolder for Holder {
     fn name(&self) -> String {
         format!("older peer {}", self.host)
+    }
+
+    fn source(&self) -> Source {
+        Source::Lan
     }
 
     fn open(&self) -> BoxFuture<'_, Result<NarStream, Fault>> {

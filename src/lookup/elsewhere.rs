@@ -14,7 +14,10 @@ use peerix_store::{
 use tokio::time::timeout_at;
 use tracing::debug;
 
-use super::Lookup;
+use super::{
+    Lookup,
+    trail::{Found, Trail},
+};
 use crate::{limits, metrics::Fault, transfer::whole::WholeNarSource};
 
 /// When a source is asked.
@@ -69,16 +72,18 @@ impl Lookup {
         path_hash: StorePathHash,
         from_peers: impl Future<Output = Option<PathInfo>>,
         deadline: Instant,
+        trail: &Trail,
     ) -> Option<PathInfo> {
         let now = Instant::now();
         let patience = deadline.saturating_duration_since(now) / 2;
         let peers = async {
-            let older = self.ask_sources(path_hash, Tier::Peers, deadline);
+            let older = self.ask_sources(path_hash, Tier::Peers, deadline, trail);
             match first_some(from_peers, older).await {
                 Some(found) => Some(found),
                 None => {
                     let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
-                    self.ask_sources(path_hash, Tier::Everybody, until).await
+                    self.ask_sources(path_hash, Tier::Everybody, until, trail)
+                        .await
                 }
             }
         };
@@ -96,7 +101,7 @@ impl Lookup {
             return Some(found);
         }
         let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
-        let upstream = self.ask_sources(path_hash, Tier::Caches, until);
+        let upstream = self.ask_sources(path_hash, Tier::Caches, until, trail);
         match first {
             Ok(_) => upstream.await,
             Err(_) => first_some(peers, upstream).await,
@@ -112,12 +117,15 @@ impl Lookup {
         if !self.0.sources.iter().any(|source| source.is_peer()) {
             return paths.is_empty();
         }
+        let trail = &Trail::new();
         let all = paths.iter().map(|path_hash| async move {
-            match self.ask_sources(*path_hash, Tier::Peers, deadline).await {
+            let peers = self.ask_sources(*path_hash, Tier::Peers, deadline, trail);
+            match peers.await {
                 Some(found) => Some(found),
                 None => {
                     let until = Instant::now() + limits::LOOKUP_ELSEWHERE;
-                    self.ask_sources(*path_hash, Tier::Everybody, until).await
+                    self.ask_sources(*path_hash, Tier::Everybody, until, trail)
+                        .await
                 }
             }
         });
@@ -131,6 +139,7 @@ impl Lookup {
         path_hash: StorePathHash,
         tier: Tier,
         deadline: Instant,
+        trail: &Trail,
     ) -> Option<PathInfo> {
         let mut asked: FuturesUnordered<_> = self
             .0
@@ -143,6 +152,11 @@ impl Lookup {
             let info = answer
                 .and_then(|info| self.accept_elsewhere(path_hash, info, tier != Tier::Caches));
             if info.is_some() {
+                trail.found(match tier {
+                    Tier::Peers => Found::OlderPeer,
+                    Tier::Everybody => Found::LanPeer,
+                    Tier::Caches => Found::Upstream,
+                });
                 return info;
             }
         }

@@ -18,14 +18,17 @@ fn lint(text: &str) {
                 helped.contains(name) && typed.insert(name.to_owned()),
                 "{line}"
             );
-            assert!(["counter", "gauge", "summary"].contains(&kind), "{line}");
+            assert!(
+                ["counter", "gauge", "summary", "histogram"].contains(&kind),
+                "{line}"
+            );
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
             assert!(!line.starts_with('#'), "{line}");
             let (series, value) = line.rsplit_once(' ').unwrap();
             let _: f64 = value.parse().unwrap();
             let name = series.split('{').next().unwrap();
-            let family = ["_sum", "_count"]
+            let family = ["_sum", "_count", "_bucket"]
                 .iter()
                 .find_map(|suffix| {
                     name.strip_suffix(suffix)
@@ -39,7 +42,7 @@ fn lint(text: &str) {
 
 #[test]
 fn the_older_names_are_there_from_the_start() {
-    let text = Metrics::new().encode();
+    let text = Metrics::new().encode(Format::Text, |_| {});
     lint(&text);
     for name in [
         "up",
@@ -100,7 +103,7 @@ fn counters_labels_and_the_summary_are_written() {
         metrics.narinfo_latency.quantile(0.5),
         Some(Duration::from_millis(1500))
     );
-    let text = metrics.encode();
+    let text = metrics.encode(Format::Text, |_| {});
     lint(&text);
     for line in [
         "peerix_bytes_sent_total 1099511627776",

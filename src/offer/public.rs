@@ -184,6 +184,17 @@ impl PublicPaths {
             .flatten()
     }
 
+    /// How many paths of this machine an upstream is known to have, and how many to lack.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.state();
+        let has = state.answers.iter();
+        let has = has
+            .filter(|(_, answer)| answer.signatures.is_some())
+            .count();
+        (has as u64, (state.answers.len() - has) as u64)
+    }
+
     /// Whether an upstream is to be asked for the path: it wasn't, or the answer is getting old.
     #[must_use]
     pub fn is_due(&self, info: &PathInfo) -> bool {

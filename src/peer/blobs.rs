@@ -12,13 +12,14 @@ use iroh_blobs::protocol::{GetRequest, Request};
 use tokio::{io::AsyncReadExt as _, sync::OwnedSemaphorePermit};
 
 use super::{
+    path,
     score::Fault,
     wire::{
         choice::{Record, Wire},
         decoder::Decoder,
     },
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, report::PeerPath};
 
 /// Bytes that may come uncounted, so that counting costs nothing.
 const UNCOUNTED: u64 = 64 * 1024;
@@ -65,6 +66,12 @@ impl BlobConnection {
             frames,
             meter: Meter::new(wire, Some((record, metrics))),
         }
+    }
+
+    /// How packets travel over it now, where that is known.
+    #[must_use]
+    pub fn path(&self) -> Option<PeerPath> {
+        path::of(&self.connection).map(|path| path.kind)
     }
 
     /// Sends a request and returns the answer to come.

@@ -6,9 +6,11 @@
 //! that a dead one costs a lookup nothing.
 
 mod found;
+mod report;
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -17,11 +19,11 @@ use std::{
 };
 
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, TransportAddr, Watcher as _,
+    Endpoint, EndpointAddr, EndpointId, Watcher as _,
     address_lookup::MemoryLookup,
     endpoint::{ConnectError, ConnectingError, Connection, ConnectionError, VarInt},
 };
-use serde_json::{Value, json};
+use lru::LruCache;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::timeout,
@@ -45,10 +47,20 @@ use super::{
         decoder,
     },
 };
-use crate::{config::WireCompression, limits, metrics::Metrics, share::ShareToken, swarm::SwarmId};
+use crate::{
+    config::WireCompression,
+    limits,
+    metrics::Metrics,
+    report::{PeerReport, PeersReport},
+    share::ShareToken,
+    swarm::SwarmId,
+};
 
 /// Connections kept to one provider: two carry range streams better than one on a fast path.
 const BLOB_CONNECTIONS: usize = 2;
+
+/// Endpoints that are no peers, of which it is known how much was sent to them.
+const REQUESTERS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The state of the kept lookup connection of a peer.
 #[derive(Debug, Clone)]
@@ -161,6 +173,8 @@ struct Inner {
     peers: Mutex<HashMap<EndpointId, Arc<Peer>>>,
     /// What is known of peers that are not known yet, from former processes.
     remembered: Mutex<HashMap<EndpointId, Score>>,
+    /// Bytes sent to those that are no peers of this machine: they ask, and are not asked.
+    requesters: Mutex<LruCache<EndpointId, u64>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -219,6 +233,7 @@ impl Peers {
             metrics,
             peers: Mutex::default(),
             remembered: Mutex::default(),
+            requesters: Mutex::new(LruCache::new(REQUESTERS)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -255,7 +270,7 @@ impl Peers {
             silent: AtomicBool::new(false),
             older: AtomicBool::new(false),
             other_swarm: AtomicBool::new(false),
-            score: Mutex::new(lock(&self.0.remembered).remove(&id).unwrap_or_default()),
+            score: Mutex::new(self.former_score(id)),
             tokens: Mutex::default(),
             blobs: Default::default(),
             framed: Default::default(),
@@ -272,6 +287,12 @@ impl Peers {
         let task = self.clone().keep(peer, wanted).instrument(span);
         self.0.tasks.spawn(task);
         true
+    }
+
+    fn former_score(&self, id: EndpointId) -> Score {
+        let mut score = lock(&self.0.remembered).remove(&id).unwrap_or_default();
+        score.bytes_sent += lock(&self.0.requesters).pop(&id).unwrap_or(0);
+        score
     }
 
     /// Takes up what a former process knew of peers; those that are added from now on have it.
@@ -590,7 +611,28 @@ impl Peers {
     pub fn sent(&self, id: EndpointId, bytes: u64) {
         if let Some(peer) = self.get(id) {
             lock(&peer.score).bytes_sent += bytes;
+            return;
         }
+        let mut requesters = lock(&self.0.requesters);
+        *requesters.get_or_insert_mut(id, || 0) += bytes;
+    }
+
+    /// NAR bytes sent to and received from everybody, peers or not, who got or gave any lately.
+    pub fn totals(&self) -> Vec<(EndpointId, u64, u64)> {
+        let requesters = lock(&self.0.requesters);
+        let requesters: Vec<_> = requesters
+            .iter()
+            .map(|(id, sent)| (*id, *sent, 0))
+            .collect();
+        let of = |peer: &Arc<Peer>| {
+            let (sent, received) = peer.score(|score| (score.bytes_sent, score.bytes_received));
+            (peer.id, sent, received)
+        };
+        let peers = lock(&self.0.peers);
+        let peers = peers.values().map(of);
+        let all = peers.chain(requesters);
+        all.filter(|(_, sent, received)| *sent > 0 || *received > 0)
+            .collect()
     }
 
     /// How many peers are known, and how many are connected.
@@ -606,12 +648,20 @@ impl Peers {
     }
 
     /// Every peer with its reputation and its path, as `/peers` and `peerix peers` show it.
-    pub fn describe(&self) -> Value {
+    pub fn describe(&self) -> PeersReport {
         let now = Instant::now();
-        let peers: Vec<Arc<Peer>> = lock(&self.0.peers).values().cloned().collect();
-        let mut rows: Vec<Value> = peers.iter().map(|peer| peer.describe(now)).collect();
-        rows.sort_by_key(|row| row["node_id"].as_str().map(str::to_owned));
-        json!({ "count": rows.len(), "peers": rows })
+        let mut peers = self.all();
+        peers.sort_by_key(|peer| peer.id);
+        let peers: Vec<PeerReport> = peers.iter().map(|peer| peer.report(now)).collect();
+        PeersReport {
+            count: peers.len(),
+            peers,
+        }
+    }
+
+    /// All known peers, in no order.
+    pub fn all(&self) -> Vec<Arc<Peer>> {
+        lock(&self.0.peers).values().cloned().collect()
     }
 
     /// Waits until `id` is connected or can't be, or until `deadline`.
@@ -715,7 +765,8 @@ impl Peer {
         self.other_swarm.load(Ordering::Relaxed)
     }
 
-    fn is_up(&self) -> bool {
+    /// Whether a connection to it is open.
+    pub fn is_up(&self) -> bool {
         matches!(*self.link.borrow(), Link::Up(_))
     }
 
@@ -728,59 +779,6 @@ impl Peer {
         !self.is_silent()
             && !matches!(*self.link.borrow(), Link::Down)
             && !self.score(|score| score.is_backed_off(now))
-    }
-
-    fn describe(&self, now: Instant) -> Value {
-        let link = self.link.borrow().clone();
-        let path = match &link {
-            Link::Up(connection) => {
-                let paths = connection.paths();
-                let selected = paths.iter().find(|path| path.is_selected());
-                selected.map(|path| {
-                    let addr = match path.remote_addr() {
-                        TransportAddr::Ip(addr) => addr.to_string(),
-                        TransportAddr::Relay(url) => url.to_string(),
-                        other => format!("{other:?}"),
-                    };
-                    (path.is_relay(), addr, path.rtt())
-                })
-            }
-            Link::First | Link::Down => None,
-        };
-        let direct_ip = path
-            .as_ref()
-            .filter(|(relayed, ..)| !relayed)
-            .map(|(_, addr, _)| addr.clone());
-        let id = self.id.to_string();
-        self.score(|score| {
-            json!({
-                "node_id": id,
-                "node_id_short": format!("{}...", id.get(..16).unwrap_or_default()),
-                "public_ip": Value::Null,
-                "direct_ip": direct_ip,
-                "country": Value::Null,
-                "connected": matches!(link, Link::Up(_)),
-                "silent": self.is_silent(),
-                "older": self.is_older(),
-                "other_swarm": self.is_of_other_swarm(),
-                "path": path.as_ref().map(|(relayed, ..)| if *relayed { "relayed" } else { "direct" }),
-                "address": path.as_ref().map(|(_, addr, _)| addr.clone()),
-                "rtt_ms": path.as_ref().map(|(.., rtt)| rtt.as_secs_f64() * 1000.0),
-                "bytes_sent": score.bytes_sent,
-                "bytes_received": score.bytes_received,
-                "lies": score.lies,
-                "reputation": {
-                    "score": (score.value(now) * 100.0).round() / 100.0,
-                    "success_rate": (score.success_rate() * 1000.0).round() / 10.0,
-                    "total_requests": score.total_requests,
-                    "successful": score.successful_requests,
-                    "failed": score.failed_requests(),
-                    "avg_latency_ms": (score.average_latency_ms() * 10.0).round() / 10.0,
-                    "bytes_transferred": score.bytes_received,
-                    "backed_off": score.is_backed_off(now),
-                },
-            })
-        })
     }
 }
 

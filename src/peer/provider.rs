@@ -30,6 +30,7 @@ use tracing::{Instrument, debug, debug_span};
 
 use super::{
     budget::Budgets,
+    path,
     rate::UploadLimits,
     wire::{self, Compression, pace::Link, writer::Piece},
 };
@@ -289,15 +290,20 @@ impl Provider {
                 out.flush_piece().map_err(|_| ServeError::Gone)
             })
         };
+        let mut sent = 0;
         while let Some(Piece { bytes, nar_bytes }) = encoded.recv().await {
             self.send_piece(peer, public, send, bytes, piece).await?;
             self.0.metrics.bytes_sent.inc_by(nar_bytes);
             (self.0.sent)(peer, nar_bytes);
+            sent += nar_bytes;
         }
         reading
             .await
             .map_err(|error| ServeError::Read(error.to_string()))??;
         self.0.metrics.nars_served.inc();
+        self.0
+            .metrics
+            .note_served(&nar.info, &peer.to_string(), sent);
         Ok(())
     }
 
@@ -495,18 +501,9 @@ pub(crate) fn is_public(connection: &Connection) -> bool {
     let paths = connection.paths();
     let selected = paths.iter().find(|path| path.is_selected());
     selected.is_none_or(|path| match path.remote_addr() {
-        TransportAddr::Ip(addr) => !is_private(addr.ip()),
+        TransportAddr::Ip(addr) => !path::is_private(addr.ip()),
         _ => true,
     })
-}
-
-fn is_private(ip: std::net::IpAddr) -> bool {
-    match ip.to_canonical() {
-        std::net::IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        std::net::IpAddr::V6(ip) => {
-            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-        }
-    }
 }
 
 /// Collects what the encoder writes into pieces and hands them to the stream's task.
@@ -570,10 +567,10 @@ mod tests {
             "fe80::1",
             "::ffff:10.0.0.1",
         ] {
-            assert!(is_private(private.parse().unwrap()), "{private}");
+            assert!(path::is_private(private.parse().unwrap()), "{private}");
         }
         for public in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "172.32.0.1"] {
-            assert!(!is_private(public.parse().unwrap()), "{public}");
+            assert!(!path::is_private(public.parse().unwrap()), "{public}");
         }
     }
 

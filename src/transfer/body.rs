@@ -5,6 +5,7 @@ use std::{io, ops::Range, sync::Arc};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use peerix_store::{KeptPath, NarReader};
+use prometheus_client::metrics::counter::Counter;
 
 use super::{State, Transfer};
 use crate::{limits, substituter::NarBody};
@@ -14,14 +15,19 @@ pub(crate) struct LocalBody {
     pub(crate) reader: NarReader,
     /// Until it is read.
     pub(crate) kept: Option<KeptPath>,
+    /// Counts what is read, where it is for a program on this machine.
+    pub(crate) counted: Option<Counter>,
 }
 
 impl NarBody for LocalBody {
     fn stream(self: Box<Self>, range: Range<u64>) -> BoxStream<'static, io::Result<Bytes>> {
-        let kept = self.kept;
+        let (kept, counted) = (self.kept, self.counted);
         let pieces = self.reader.stream(range);
         let pieces = pieces.map(move |piece| {
             let _until_the_end = &kept;
+            if let (Ok(piece), Some(counted)) = (&piece, &counted) {
+                counted.inc_by(piece.len() as u64);
+            }
             piece.map_err(io::Error::other)
         });
         pieces.boxed()

@@ -31,6 +31,7 @@ use crate::{
         peers::Peer,
         score::{Fault, is_lie},
     },
+    report::PeerPath,
 };
 
 /// Observations that wait to be taken: each is small, and the next one says it again.
@@ -257,8 +258,10 @@ impl Fetching<'_> {
 
     fn ask(&mut self, request: RequestId, id: EndpointId, range: Range<u64>, hedge: bool) {
         let inner = &self.transfers.0;
-        let received = inner.metrics.bytes_received.clone();
-        let flow = Arc::new(Flow::new(range.start, range.end, received));
+        let provided = self
+            .transfer
+            .provided_by(id.to_string(), &inner.metrics.bytes_received);
+        let flow = Arc::new(Flow::new(range.start, range.end, provided.clone()));
         let affordable = !hedge || self.transfers.may_hedge(range.end - range.start);
         let Some(peer) = inner.peers.get(id).filter(|_| affordable) else {
             self.refused.push(Event::Ended {
@@ -271,7 +274,7 @@ impl Fetching<'_> {
         self.flows.insert(request, flow.clone());
         let peers = inner.peers.clone();
         let (hash, size) = (self.claim.blob_hash, self.transfer.info.nar_size);
-        let batches = self.batches.clone();
+        let (batches, metrics) = (self.batches.clone(), inner.metrics.clone());
         self.requests.spawn(async move {
             let started = Instant::now();
             let fetching = async {
@@ -282,6 +285,8 @@ impl Fetching<'_> {
                 let index = peer.next_stream();
                 let bytes = range.end - range.start;
                 let connection = peers.blob_wire(&peer, index, bytes).await?;
+                let path = connection.path().unwrap_or(PeerPath::Direct);
+                provided.comes_from(path.into(), &metrics);
                 fetch::fetch(connection, hash, size, range.clone(), &flow, &batches).await
             };
             let fault = tokio::select! {

@@ -1,13 +1,16 @@
 //! How far one range request is, told between its task and the schedule without a lock.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 
+use super::provided::Provided;
 use crate::limits;
 
 /// The state of one range request.
@@ -18,14 +21,14 @@ pub struct Flow {
     end: AtomicU64,
     /// Microseconds from `started` on, plus one; 0 while nothing is waited for.
     waits_since: AtomicU64,
-    received: Counter,
+    received: Arc<Provided>,
     /// Cancelled when nothing more is wanted.
     pub(super) ended: CancellationToken,
 }
 
 impl Flow {
     /// The flow of a request for the bytes from `start` to `end`; `received` counts them.
-    pub fn new(start: u64, end: u64, received: Counter) -> Self {
+    pub fn new(start: u64, end: u64, received: Arc<Provided>) -> Self {
         Self {
             started: Instant::now(),
             delivered: AtomicU64::new(start),
@@ -78,7 +81,7 @@ impl Flow {
 
     pub(super) fn deliver(&self, to: u64) {
         let before = self.delivered.fetch_max(to, Ordering::AcqRel);
-        self.received.inc_by(to.saturating_sub(before));
+        self.received.add(to.saturating_sub(before));
     }
 
     pub(super) fn is_past_end(&self) -> bool {
@@ -88,11 +91,17 @@ impl Flow {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
     use super::*;
+
+    fn provided() -> Arc<Provided> {
+        Arc::new(Provided::new("peer".into(), Counter::default()))
+    }
 
     #[test]
     fn a_cut_behind_what_was_delivered_ends_it_and_one_ahead_does_not() {
-        let flow = Flow::new(100, 1000, Counter::default());
+        let flow = Flow::new(100, 1000, provided());
         flow.deliver(300);
         flow.cut(500);
         assert!(!flow.ended.is_cancelled());
@@ -100,12 +109,12 @@ mod tests {
         assert!(flow.is_past_end());
         flow.cut(0);
         assert!(flow.ended.is_cancelled());
-        assert_eq!(flow.received.get(), 400);
+        assert_eq!(flow.received.bytes(), 400);
     }
 
     #[test]
     fn silence_counts_only_while_something_is_waited_for() {
-        let flow = Flow::new(0, 1, Counter::default());
+        let flow = Flow::new(0, 1, provided());
         assert_eq!(flow.silent(), Duration::ZERO);
         flow.waits();
         while flow.silent().is_zero() {

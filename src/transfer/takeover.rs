@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::{
     State, Transfer, Transfers,
+    provided::Provided,
     whole::{NarStream, WholeNarHolder},
 };
 use crate::{limits, metrics::Fault};
@@ -46,10 +47,9 @@ impl Transfers {
         // Where one was wrong, so may be what readers hold of it.
         let mut failed = State::Failed;
         for source in self.0.sources.iter() {
-            let received = if source.is_peer() {
-                &self.0.metrics.bytes_received
-            } else {
-                &self.0.metrics.upstream_bytes_received
+            let received = match source.is_peer() {
+                true => &self.0.metrics.bytes_received,
+                false => &self.0.metrics.upstream_bytes_received,
             };
             let mut holders = source.holders(&transfer.info).await;
             let tried: Vec<String> = holders.iter().map(|holder| holder.name()).collect();
@@ -108,7 +108,9 @@ impl Transfers {
             Broken::Here
         })?;
         let arrived = nar.watermark();
-        let result = self.follow(transfer, nar, pieces, received).await;
+        let provided = transfer.provided_by(holder.name(), received);
+        provided.comes_from(holder.source(), &self.0.metrics);
+        let result = self.follow(transfer, nar, pieces, &provided).await;
         let fault = match &result {
             Err(Broken::Holder(fault)) => Some(*fault),
             Ok(_) | Err(Broken::Here) => None,
@@ -122,7 +124,7 @@ impl Transfers {
         transfer: &Arc<Transfer>,
         nar: IncomingNar,
         mut pieces: NarStream,
-        received: &Counter,
+        provided: &Provided,
     ) -> Result<Right, Broken> {
         let (unwritten, to_write) = mpsc::channel(limits::WHOLE_UNWRITTEN);
         let writer = Writer {
@@ -143,7 +145,7 @@ impl Transfers {
             match timeout(limits::STALL, pieces.next()).await {
                 Ok(Some(Ok(piece))) => {
                     taken += piece.len() as u64;
-                    received.inc_by(piece.len() as u64);
+                    provided.add(piece.len() as u64);
                     if taken > size {
                         break Some(Fault::BadData);
                     }

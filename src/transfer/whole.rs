@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture, stream::BoxStream};
 use peerix_store::{PathInfo, nix::StorePathHash};
 
-use crate::metrics::Fault;
+use crate::{metrics::Fault, report::Source};
 
 /// The bytes of one uncompressed NAR, from the first on.
 ///
@@ -53,6 +53,9 @@ pub trait WholeNarSource: Send + Sync + 'static {
 pub trait WholeNarHolder: Send + Sync {
     /// How logs name it.
     fn name(&self) -> String;
+
+    /// Which way its bytes come, as far as is known once it was opened.
+    fn source(&self) -> Source;
 
     /// Asks for the NAR, uncompressed.
     ///

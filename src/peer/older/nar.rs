@@ -100,6 +100,9 @@ impl NarServer {
             }
         }
         older.metrics.nars_served.inc();
+        older
+            .metrics
+            .note_served(&nar.info, &peer.to_string(), size);
         Ok(send)
     }
 }

@@ -6,7 +6,7 @@
 use std::{
     io,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -29,7 +29,11 @@ use crate::{
     limits,
     metrics::{Fault, Metrics},
     narinfo::older::{nar_name, parse_narinfo},
-    peer::peers::{ConnectFailure, Peer, Peers},
+    peer::{
+        path,
+        peers::{ConnectFailure, Peer, Peers},
+    },
+    report::Source,
     transfer::whole::{NarStream, WholeNarHolder, WholeNarSource},
     trust::Trust,
 };
@@ -154,6 +158,7 @@ impl WholeNarSource for OlderPeers {
                         older: self.0.clone(),
                         peer,
                         info: info.clone(),
+                        source: OnceLock::new(),
                     })
                 })
                 .collect()
@@ -167,11 +172,17 @@ struct Holder {
     older: Arc<Inner>,
     peer: Arc<Peer>,
     info: PathInfo,
+    /// Which way the answer came.
+    source: OnceLock<Source>,
 }
 
 impl WholeNarHolder for Holder {
     fn name(&self) -> String {
         format!("older peer {}", self.peer.id().fmt_short())
+    }
+
+    fn source(&self) -> Source {
+        self.source.get().copied().unwrap_or(Source::Direct)
     }
 
     fn open(&self) -> BoxFuture<'_, Result<NarStream, Fault>> {
@@ -192,6 +203,9 @@ impl WholeNarHolder for Holder {
                 .map_err(|_| Fault::Disconnected)?;
             if u64::from_be_bytes(length) != self.info.nar_size {
                 return Err(Fault::BadData);
+            }
+            if let Some(path) = path::of(&connection) {
+                let _once = self.source.set(path.kind.into());
             }
             Ok(nar_stream(connection, recv, self.info.nar_size))
         }

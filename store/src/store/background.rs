@@ -26,6 +26,8 @@ use crate::{HashError, limits, nix::StorePathHash};
 pub struct BackgroundHashing {
     /// Why nothing is hashed now, where that is so.
     pub paused: Option<PauseReason>,
+    /// Whether a person paused it, be there anything to hash or not.
+    pub asked_to_pause: bool,
     /// Paths that wait, the one under way included.
     pub paths_left: u64,
     /// Bytes of their NARs that are not hashed yet.
@@ -129,6 +131,7 @@ impl Backlog {
         let time_left = Duration::try_from_secs_f64(bytes_left as f64 / rate).ok();
         BackgroundHashing {
             paused: state.pause_reason().filter(|_| !state.queue.is_empty()),
+            asked_to_pause: state.asked_to_pause,
             paths_left: state.queue.len() as u64,
             bytes_left,
             paths_done: state.paths_done,

@@ -209,7 +209,8 @@ pub async fn run(
     if let Some(networks) = &networks {
         let parts = lan::Parts {
             endpoint: endpoint.clone(),
-            swarm: swarm_id.clone(),
+            swarm_id: swarm_id.clone(),
+            swarm: swarm.clone(),
             peers: peers.clone(),
             metrics: metrics.clone(),
             holdings: Arc::new(served.clone()),

@@ -18,14 +18,21 @@ use iroh::Endpoint;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{broadcast::Holdings, networks::Networks, older::OlderPeers};
-use crate::{metrics::Metrics, peer::peers::Peers, swarm::SwarmId, trust::Trust};
+use crate::{
+    metrics::Metrics,
+    peer::peers::Peers,
+    swarm::{Swarm, SwarmId},
+    trust::Trust,
+};
 
 /// What the tasks of the local network are made of.
 pub struct Parts {
     /// The endpoint that is announced.
     pub endpoint: Endpoint,
     /// The swarm that it is of.
-    pub swarm: SwarmId,
+    pub swarm_id: SwarmId,
+    /// This machine in that swarm, which is joined through whoever is found.
+    pub swarm: Option<Swarm>,
     /// Where found peers go.
     pub peers: Peers,
     /// What is counted.
@@ -52,13 +59,13 @@ pub fn start(
 ) -> reqwest::Result<Option<OlderPeers>> {
     tasks.spawn(mdns::run(
         parts.endpoint,
-        parts.swarm.told_to_others(),
+        (parts.swarm_id.told_to_others(), parts.swarm),
         parts.peers,
         parts.metrics.clone(),
         parts.networks.clone(),
         stop.clone(),
     ));
-    if !parts.swarm.is_public() {
+    if !parts.swarm_id.is_public() {
         return Ok(None);
     }
     let client = older::client()?;

@@ -24,6 +24,7 @@ mod own_store;
 mod peer;
 mod providers;
 mod store;
+mod swarm;
 mod wire;
 
 use std::process::ExitCode;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 17] = [
+    let sections: [(&str, fn()); 19] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("providers", providers::run),
@@ -56,6 +57,8 @@ fn main() -> ExitCode {
         ("lan", lan::run),
         ("wire", wire::run),
         ("dashboard", dashboard::run),
+        ("swarm", swarm::run),
+        ("filters", swarm::run_filters),
     ];
     if let Some(unknown) = wanted
         .iter()

@@ -5,9 +5,10 @@
 
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use iroh::SecretKey;
 use peerix::{
     config, fuzzing,
     lan::broadcast::datagram::Datagram,
@@ -15,6 +16,10 @@ use peerix::{
     peer::lookup::{self, Answer, Request},
     ticket::{PeerAddr, Ticket},
     trust::Trust,
+};
+use peerix_gossip::{
+    Engine, Event, Inventory, Now, Page,
+    announcement::{Content, Unverified},
 };
 use peerix_store::nix::{
     CAHash, NarHash, NarInfo, NixSignature, StoreDir, StorePath, StorePathHash, TrustedPublicKey,
@@ -25,8 +30,11 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
 pub const ALL: &[Target] = &[
+    ("announcements", announcements),
+    ("catalogues", catalogues),
     ("config", config),
     ("datagrams", datagrams),
+    ("inventories", inventories),
     ("keys", keys),
     ("lookup", lookup),
     ("nar_frames", nar_frames),
@@ -192,4 +200,86 @@ pub fn keys(bytes: &[u8]) {
         let _verified = signature.verify(bytes, &[]);
     }
     let _secret = fuzzing::is_signing_key(text);
+}
+
+/// The topic of the swarm that is fuzzed.
+const TOPIC: [u8; 32] = [7; 32];
+
+/// The rules of a peer that knows nobody yet.
+fn engine(now: Now) -> Engine {
+    let config = peerix_gossip::Config {
+        secret_key: SecretKey::from_bytes(&[1; 32]),
+        topic: TOPIC,
+        systems: vec!["x86_64-linux".to_owned()],
+        last_sequence: 0,
+        filter_memory: 1 << 20,
+        seed: 1,
+    };
+    Engine::new(config, now)
+}
+
+/// Lets a peer's rules go on for as long as anything that they heard may live.
+fn live_on(engine: &mut Engine, start: Now) {
+    for seconds in [1, 600, 3600, 8 * 24 * 3600] {
+        let now = Now {
+            at: start.at + Duration::from_secs(seconds),
+            unix_ms: start.unix_ms.saturating_add(seconds * 1000),
+        };
+        let _actions = engine.handle(Event::Tick, now);
+        let _may_have = engine.index.may_have(&[7; 20], now.at);
+        let _page = engine.page(&[0; 32], now.at);
+    }
+}
+
+/// What gossip delivers: as it came, and as if its author were one who can sign it.
+pub fn announcements(bytes: &[u8]) {
+    let now = Now::system();
+    let mut engine = engine(now);
+    let message = |bytes: &[u8]| Event::Message {
+        bytes: Bytes::copy_from_slice(bytes),
+        from: SecretKey::from_bytes(&[3; 32]).public(),
+    };
+    let _actions = engine.handle(message(bytes), now);
+    let Ok(unverified) = Unverified::read(bytes) else {
+        return;
+    };
+    let key = SecretKey::from_bytes(&[2; 32]);
+    let mut announcement = unverified.claims().clone();
+    announcement.author = key.public();
+    let Ok(sealed) = announcement.seal(&key, &TOPIC) else {
+        return;
+    };
+    let read = Unverified::read(&sealed).and_then(|read| read.verify(&TOPIC));
+    assert_eq!(read.as_ref(), Ok(&announcement));
+    if let Content::Offer(_) = announcement.content {
+        let _addr = announcement.addr();
+    }
+    let _actions = engine.handle(message(&sealed), now);
+    live_on(&mut engine, now);
+}
+
+/// A page of what a neighbour says it knows.
+pub fn catalogues(bytes: &[u8]) {
+    let Ok(page) = postcard::from_bytes::<Page>(bytes) else {
+        return;
+    };
+    let now = Now::system();
+    let mut engine = engine(now);
+    let neighbour = SecretKey::from_bytes(&[3; 32]).public();
+    // It is asked as soon as it is there.
+    let _actions = engine.handle(Event::NeighbourUp(neighbour), now);
+    let _actions = engine.handle(Event::Tick, now);
+    let _actions = engine.handle(Event::Page(neighbour, Some(page)), now);
+    live_on(&mut engine, now);
+}
+
+/// An inventory, as a stranger's blob.
+pub fn inventories(bytes: &[u8]) {
+    let Ok(inventory) = Inventory::from_bytes(bytes) else {
+        return;
+    };
+    assert_eq!(inventory.to_bytes(), bytes);
+    for first in 0..=u8::MAX {
+        let _may_contain = inventory.may_contain(&[first; 20]);
+    }
 }

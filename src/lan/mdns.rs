@@ -32,7 +32,7 @@ use super::{
     limits,
     networks::{LocalNetwork, Networks},
 };
-use crate::{metrics::Metrics, peer::peers::Peers};
+use crate::{metrics::Metrics, peer::peers::Peers, swarm::Swarm};
 
 /// Messages that wait to be looked at; a network that sends more loses some.
 const HEARD_QUEUE: usize = 256;
@@ -64,7 +64,8 @@ impl Drop for Joined {
 struct Actor {
     endpoint: Endpoint,
     /// The swarm that this machine is of, as others are told of it.
-    swarm: String,
+    swarm_name: String,
+    swarm: Option<Swarm>,
     peers: Peers,
     metrics: Arc<Metrics>,
     joined: HashMap<u32, Joined>,
@@ -74,10 +75,11 @@ struct Actor {
 }
 
 /// Announces this endpoint and takes up whoever announces itself in the same swarm, which is named
-/// as others are told of it, until `stop` is cancelled.
+/// as others are told of it, until `stop` is cancelled. The swarm is joined through them, where this
+/// machine takes part.
 pub async fn run(
     endpoint: Endpoint,
-    swarm: String,
+    (swarm_name, swarm): (String, Option<Swarm>),
     peers: Peers,
     metrics: Arc<Metrics>,
     mut networks: Networks,
@@ -86,6 +88,7 @@ pub async fn run(
     let (heard, mut incoming) = mpsc::channel(HEARD_QUEUE);
     let mut actor = Actor {
         endpoint,
+        swarm_name,
         swarm,
         peers,
         metrics,
@@ -174,7 +177,8 @@ impl Actor {
 
     fn announce(&self, joined: &Joined, goodbye: bool) {
         let addrs = own_addrs(&joined.network, &self.endpoint.bound_sockets());
-        if let Some(message) = wire::announcement(self.endpoint.id(), &self.swarm, &addrs, goodbye)
+        if let Some(message) =
+            wire::announcement(self.endpoint.id(), &self.swarm_name, &addrs, goodbye)
         {
             send(joined, &message);
         }
@@ -215,7 +219,7 @@ impl Actor {
             goodbye,
             swarm,
         } = announcement;
-        if id == self.endpoint.id() || swarm != self.swarm {
+        if id == self.endpoint.id() || swarm != self.swarm_name {
             return;
         }
         let peers = &self.peers;
@@ -235,6 +239,10 @@ impl Actor {
                 debug!(peer = %id.fmt_short(), ?addrs, "found on the local network");
                 let addrs = addrs.into_iter().map(TransportAddr::Ip).collect();
                 self.peers.add_found(EndpointAddr { id, addrs });
+                if let Some(swarm) = &self.swarm {
+                    // Its addresses are with those that were found: they change.
+                    swarm.gossip().join(vec![EndpointAddr::new(id)]);
+                }
                 self.update_gauge();
             }
             Heard::Refused => {

@@ -19,6 +19,7 @@ pub mod peer;
 pub mod relay;
 pub mod shapes;
 pub mod static_cache;
+pub mod swarm_member;
 pub mod tree;
 
 use std::{

@@ -180,6 +180,20 @@ impl Host {
         self.nft(&table);
     }
 
+    /// Loses what comes from `others`, IPv4 addresses, without a word to anybody.
+    pub fn lose_what_comes_from(&self, others: &[&str]) {
+        let others = others.join(", ");
+        self.nft(&format!(
+            "table inet parted {{\nchain input {{\ntype filter hook input priority -10; policy accept;\n\
+             ip saddr {{ {others} }} drop\n}}\n}}\n"
+        ));
+    }
+
+    /// Takes back what [`Host::lose_what_comes_from`] did.
+    pub fn lose_nothing(&self) {
+        self.nft("delete table inet parted\n");
+    }
+
     /// Adds these rules of nftables on this host.
     pub fn nft(&self, rules: &str) {
         self.inside(|| {

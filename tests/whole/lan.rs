@@ -72,6 +72,39 @@ fn two_hosts_find_each_other_and_nix_substitutes_without_an_internet() {
 }
 
 #[test]
+fn the_swarm_is_joined_through_who_is_found_on_the_local_network() {
+    let Some(network) = Network::with_addresses(2) else {
+        return;
+    };
+    let [a, b] = network.hosts() else {
+        unreachable!()
+    };
+    let key = Key::generate("lan-1");
+    let (first, second) = (NixStore::new(), NixStore::new());
+    let path = first.add(PathSpec::new("hello", Node::random(20_000, "hello")));
+    first.sign(&key, &[&path]);
+    let beside = |store, address: &str| {
+        PeerOptions::new(store)
+            .iroh_bind(address)
+            .switch("lan-discovery")
+            .flag("public-cache-key", &key.public)
+            .trust(&key.public)
+    };
+    let (of_a, of_b) = (
+        beside(&first, "10.77.0.1:12306"),
+        beside(&second, "10.77.0.2:12306"),
+    );
+    let _sharer = start(a, of_a);
+    let receiver = start(b, of_b);
+    b.inside(|| {
+        wait_for("the inventory of the other", || {
+            (receiver.status()["swarm"]["inventories"] == 1).then_some(())
+        });
+        assert_eq!(receiver.narinfo(&path).status, 200);
+    });
+}
+
+#[test]
 fn ten_hosts_on_one_bridge_each_find_all_and_any_path_of_any() {
     const HOSTS: usize = 10;
     let Some(network) = Network::with_addresses(HOSTS) else {

@@ -37,6 +37,7 @@ mod providers;
 mod service;
 mod substitution;
 mod swarm;
+mod swarm_faults;
 mod swarm_private;
 mod tracker_client;
 mod trust;

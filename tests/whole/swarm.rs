@@ -123,3 +123,45 @@ fn without_a_swarm_peers_are_asked_as_ever() {
     assert_eq!(asker.narinfo(&of_a[0]).status, 200);
     assert!(asker.status()["swarm"].is_null());
 }
+
+#[test]
+fn what_is_no_longer_shared_is_taken_back_from_the_swarm() {
+    let (public, own) = (Key::generate("public-1"), Key::generate("own-1"));
+    // Offered because it is shared, and for nothing else.
+    let (a, of_a) = store_with(&own, "a", 1);
+    let store = NixStore::new();
+    let sharer = options(&a, &public).trust(&own.public).start();
+    sharer.share(&of_a[0]);
+    let asker = options(&store, &public)
+        .trust(&own.public)
+        .peer(&sharer)
+        .start();
+    wait_for_inventories(&asker, 1);
+    wait_for("what is shared", || {
+        (asker.narinfo(&of_a[0]).status == 200).then_some(())
+    });
+    sharer.run_cli(&["unshare", &of_a[0]]);
+    let asked = || asker.metric("peerix_peer_requests_total").unwrap();
+    wait_for("a miss without a question", || {
+        let before = asked();
+        (asker.narinfo(&of_a[0]).status == 404 && asked() == before).then_some(())
+    });
+}
+
+#[test]
+fn who_was_met_in_the_swarm_alone_is_let_go_when_it_leaves() {
+    let key = Key::generate("public-1");
+    let (a, _) = store_with(&key, "a", 1);
+    let (b, _) = store_with(&key, "b", 1);
+    let (c, of_c) = store_with(&key, "c", 1);
+    let first = options(&a, &key).start();
+    let second = options(&b, &key).peer(&first).start();
+    let mut third = options(&c, &key).peer(&first).start();
+    wait_for_inventories(&second, 2);
+    assert_eq!(second.narinfo(&of_c[0]).status, 200);
+    let known = || second.status()["known_peers"].clone();
+    wait_for("both others", || (known() == 2).then_some(()));
+    third.stop();
+    wait_for("the one that stays", || (known() == 1).then_some(()));
+    assert_eq!(second.narinfo(&of_c[0]).status, 404);
+}

@@ -1,0 +1,226 @@
+//! The swarm: real daemons without a tracker, and the filters that they tell each other.
+
+use std::{
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
+
+use peerix_gossip::{Inventory, PathHash};
+
+use crate::{
+    measure::{row, table},
+    support::{
+        network::Network,
+        nix_store::{Key, NixStore, PathSpec, store_path_named},
+        peer::{Peer, PeerOptions},
+        swarm_member::{p99, timed},
+        tree::Node,
+        wait_within,
+    },
+};
+
+/// Daemons, where `PEERIX_PEERS` says nothing else.
+const PEERS: usize = 30;
+
+/// Paths that each of them alone has.
+const PATHS: usize = 10;
+
+/// How long the traffic of an idle swarm is watched.
+const IDLE: Duration = Duration::from_secs(120);
+
+/// How long all of them may take to know each other's inventories.
+const ALL_KNOWN: Duration = Duration::from_secs(600);
+
+/// Daemons on one machine that know one of them each: what is found, how fast, and what it costs.
+pub fn run() {
+    let count = std::env::var("PEERIX_PEERS").ok();
+    let count = count.map_or(PEERS, |count| count.parse().expect("a number of peers"));
+    let Some(network) = Network::new(1) else {
+        return;
+    };
+    let host = &network.hosts()[0];
+    host.ip("link set lo up");
+    host.inside(|| measure(count));
+}
+
+fn measure(count: usize) {
+    let key = Key::generate("public-1");
+    let stores: Vec<(NixStore, Vec<String>)> =
+        (0..count).map(|number| store_of(&key, number)).collect();
+    let mut peers: Vec<Peer> = Vec::new();
+    let started = Instant::now();
+    for (store, _) in &stores {
+        let options = PeerOptions::new(store)
+            .trust(&key.public)
+            .flag("public-cache-key", &key.public);
+        // Each knows the first one: the rest is gossip's.
+        let options = match peers.first() {
+            Some(first) => options.peer(first),
+            None => options,
+        };
+        peers.push(options.start());
+    }
+    for peer in &peers {
+        wait_within(ALL_KNOWN, "all inventories", || {
+            (peer.status()["swarm"]["inventories"] == count as u64 - 1).then_some(())
+        });
+    }
+    let known_after = started.elapsed();
+
+    let before = loopback_bytes();
+    thread::sleep(IDLE);
+    let minutes = IDLE.as_secs_f64() / 60.0;
+    let idle = (loopback_bytes() - before) as f64 / minutes / count as f64;
+
+    let (mut hits, mut misses, mut asked, mut found) = (Vec::new(), Vec::new(), 0, 0);
+    let questions = |peer: &Peer| peer.metric("peerix_peer_requests_total").expect("counted");
+    let mut packets = 0.0;
+    for (number, peer) in peers.iter().enumerate() {
+        for (other, (_, paths)) in stores.iter().enumerate() {
+            for path in paths.iter().filter(|_| other != number) {
+                let (time, answer) = timed(|| peer.narinfo(path));
+                asked += 1;
+                found += usize::from(answer.status == 200);
+                hits.push(time);
+            }
+        }
+        let before = questions(peer);
+        for miss in 0..100 {
+            let path = store_path_named(&format!("nowhere-{number}-{miss}"));
+            let (time, answer) = timed(|| peer.narinfo(&path));
+            assert_eq!(answer.status, 404, "{path}");
+            misses.push(time);
+        }
+        packets += questions(peer) - before;
+    }
+    let memory: Vec<u64> = peers.iter().map(Peer::peak_memory).collect();
+
+    table(
+        &format!("{count} daemons on one machine, {PATHS} paths of its own each, no tracker"),
+        &["figure", ""],
+    );
+    let figures = [
+        (
+            "all know all inventories, from the start of the first of them",
+            format!("{:.0} s", known_after.as_secs_f64()),
+        ),
+        (
+            "lookups of paths that one other has: found",
+            format!("{found} of {asked}"),
+        ),
+        ("a hit: median, p99", milliseconds(&hits)),
+        ("a miss: median, p99", milliseconds(&misses)),
+        (
+            "peers asked for misses",
+            format!("{packets} of {} lookups", misses.len()),
+        ),
+        (
+            "traffic of the idle swarm for each daemon, all packets with their headers, both ways",
+            format!("{:.1} KiB a minute", idle / 1024.0),
+        ),
+        (
+            "peak memory of a daemon: most",
+            format!("{} MiB", memory.iter().max().unwrap_or(&0) >> 20),
+        ),
+    ];
+    for (figure, value) in figures {
+        row(&[figure.to_owned(), value]);
+    }
+    assert_eq!(found, asked, "not every path was found");
+}
+
+fn store_of(key: &Key, number: usize) -> (NixStore, Vec<String>) {
+    let store = NixStore::new();
+    let spec = |path: usize| {
+        let name = format!("of-{number}-{path}");
+        PathSpec::new(&name, Node::random(20_000, &name))
+    };
+    let paths = store.add_all((0..PATHS).map(spec).collect());
+    let signed: Vec<&str> = paths.iter().map(String::as_str).collect();
+    store.sign(key, &signed);
+    (store, paths)
+}
+
+fn milliseconds(times: &[Duration]) -> String {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+    let at = |time: Duration| time.as_secs_f64() * 1000.0;
+    format!("{:.1} ms, {:.1} ms", at(median), at(p99(sorted)))
+}
+
+/// Bytes that passed this network's loopback interface; each is received where it is sent.
+fn loopback_bytes() -> u64 {
+    // That of this thread: the process began in another network.
+    let text = std::fs::read_to_string("/proc/thread-self/net/dev").expect("a table");
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("lo:"));
+    let bytes = line.and_then(|line| line.split_whitespace().next());
+    bytes
+        .and_then(|bytes| bytes.parse().ok())
+        .expect("loopback")
+}
+
+/// Filters: how long they take, how large they are, and how often they err.
+pub fn run_filters() {
+    const QUERIES: u32 = 5_000_000;
+    table(
+        "Inventories as filters",
+        &[
+            "paths",
+            "build",
+            "one query",
+            "bits a path",
+            "false positives of 5,000,000",
+            "in theory",
+        ],
+    );
+    for paths in [1000u32, 20_000, 100_000, 1_000_000] {
+        let (built, inventory) = timed(|| {
+            let inventory = Inventory::build((0..paths).map(path), 1);
+            inventory.expect("a set that converges")
+        });
+        let (queried, wrong) = timed(|| {
+            // None of these is in it.
+            let others = (0..QUERIES).map(|number| path(number + (1 << 30)));
+            others
+                .filter(|other| inventory.may_contain(black_box(other)))
+                .count()
+        });
+        let (making, ()) = timed(|| {
+            for number in 0..QUERIES {
+                black_box(path(number + (1 << 30)));
+            }
+        });
+        let query = queried.saturating_sub(making) / QUERIES;
+        row(&[
+            paths.to_string(),
+            format!("{:.1} ms", built.as_secs_f64() * 1000.0),
+            format!("{} ns", query.as_nanos()),
+            format!(
+                "{:.2}",
+                inventory.to_bytes().len() as f64 * 8.0 / f64::from(paths)
+            ),
+            wrong.to_string(),
+            format!("{:.0}", f64::from(QUERIES) / 65_536.0),
+        ]);
+    }
+}
+
+/// A path hash that looks like any other, quickly.
+fn path(number: u32) -> PathHash {
+    let mut hash = [0; 20];
+    let mut state = u64::from(number);
+    for part in hash.chunks_mut(8) {
+        // SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let bytes = mixed.to_le_bytes();
+        part.copy_from_slice(&bytes[..part.len()]);
+    }
+    hash
+}

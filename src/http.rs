@@ -11,7 +11,7 @@
 
 mod body;
 mod cache_info;
-mod connection;
+pub(crate) mod connection;
 mod dashboard;
 mod guard;
 mod health;
@@ -26,7 +26,7 @@ mod respond;
 mod route;
 mod server;
 mod status;
-mod stream;
+pub(crate) mod stream;
 
 pub use limits::HttpLimits;
 pub use server::serve;

@@ -3,7 +3,7 @@
 mod latency;
 pub mod peers;
 mod substitution;
-mod text;
+pub(crate) mod text;
 
 pub use latency::Latency;
 pub use substitution::{Ending, Miss, Stage, Substitution};

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The open connections of a server.
-pub(super) struct Connections {
+pub(crate) struct Connections {
     open: Mutex<HashMap<u64, Arc<Activity>>>,
     closed: Notify,
     bodies: Arc<Semaphore>,
@@ -34,7 +34,7 @@ pub(super) struct Connections {
 }
 
 /// What one connection is doing.
-pub(super) struct Activity {
+pub(crate) struct Activity {
     connections: Arc<Connections>,
     id: u64,
     idle_since: Since,
@@ -62,7 +62,7 @@ impl Since {
 }
 
 impl Connections {
-    pub(super) fn new(limits: HttpLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(limits: HttpLimits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::default(),
             closed: Notify::new(),
@@ -75,7 +75,7 @@ impl Connections {
     }
 
     /// Waits for a place for one more connection, and makes one where that is possible.
-    pub(super) async fn admit(self: &Arc<Self>) -> Admitted {
+    pub(crate) async fn admit(self: &Arc<Self>) -> Admitted {
         loop {
             if let Some(activity) = self.try_admit() {
                 return Admitted(activity);
@@ -163,12 +163,12 @@ impl Connections {
 
 impl Activity {
     /// Resolves when the connection must go.
-    pub(super) async fn evicted(&self) {
+    pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
     /// Says that a request is being answered until the guard goes.
-    pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
+    pub(crate) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.idle_since.clear();
         RequestGuard(Arc::clone(self))
     }
@@ -209,7 +209,7 @@ impl Activity {
 }
 
 /// The place of an open connection, given back when this goes.
-pub(super) struct Admitted(Arc<Activity>);
+pub(crate) struct Admitted(Arc<Activity>);
 
 impl Deref for Admitted {
     type Target = Arc<Activity>;
@@ -226,7 +226,7 @@ impl Drop for Admitted {
 }
 
 /// Keeps a connection from counting as idle.
-pub(super) struct RequestGuard(Arc<Activity>);
+pub(crate) struct RequestGuard(Arc<Activity>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::connection::Activity;
 
 /// A socket whose writes fail once the client has not taken a byte for the stall timeout.
-pub(super) struct ClientStream {
+pub(crate) struct ClientStream {
     socket: TcpStream,
     activity: Arc<Activity>,
     stall_timeout: Duration,
@@ -22,7 +22,7 @@ pub(super) struct ClientStream {
 }
 
 impl ClientStream {
-    pub(super) fn new(socket: TcpStream, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(socket: TcpStream, activity: Arc<Activity>, stall_timeout: Duration) -> Self {
         Self {
             socket,
             activity,

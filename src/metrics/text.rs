@@ -7,7 +7,7 @@ use std::collections::HashSet;
 /// The two differ in that OpenMetrics names a counter without the `_total` of its samples in
 /// `# HELP` and `# TYPE`, which Prometheus' linter takes for samples without help text, and has
 /// `# UNIT` and `# EOF`.
-pub(super) fn from_open_metrics(open_metrics: &str) -> String {
+pub(crate) fn from_open_metrics(open_metrics: &str) -> String {
     let counters: HashSet<&str> = open_metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))

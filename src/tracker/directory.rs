@@ -1,0 +1,558 @@
+//! Who is there and who has which path, in memory, to answer from.
+//!
+//! It is what [`super::storage`] keeps, turned around: for each path the set of its holders, a byte
+//! or two for each. Nothing here is the only copy.
+
+use std::collections::HashMap;
+
+use peerix_store::nix::StorePathHash;
+use rand::{Rng, seq::IndexedRandom as _};
+use tokio::sync::watch;
+
+use super::api::{Found, PathHash, TrackedPeer};
+use super::id_set::IdSet;
+use super::limits;
+use super::storage::{Contact, Contents, Holder, HolderId, HolderKey, Holding};
+
+/// The holders and paths that there are at the moment.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Holders in places that are used again, so that places are small numbers.
+    places: Vec<Option<Present>>,
+    free: Vec<u32>,
+    by_id: HashMap<HolderId, u32>,
+    numbers: HashMap<StorePathHash, u32>,
+    paths: HashMap<u32, Path>,
+    swarm_numbers: HashMap<String, u32>,
+    swarms: HashMap<u32, Swarm>,
+    next_swarm: u32,
+    records: u64,
+}
+
+/// A holder that is there.
+#[derive(Debug)]
+struct Present {
+    id: HolderId,
+    key: HolderKey,
+    swarm: u32,
+    revision: i64,
+    contact: Contact,
+    last_seen: f64,
+    paths: IdSet,
+}
+
+/// A path that somebody has.
+#[derive(Debug)]
+struct Path {
+    hash: StorePathHash,
+    /// The places of its holders, by swarm.
+    holders: Vec<(u32, IdSet)>,
+}
+
+#[derive(Debug)]
+struct Swarm {
+    members: Vec<u32>,
+    version: watch::Sender<u64>,
+}
+
+/// How full it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Endpoints that sign.
+    pub signed: u64,
+    /// Peers of the older program that said what they have.
+    pub older: u64,
+    /// Distinct paths.
+    pub paths: u64,
+    /// Pairs of holder and path.
+    pub records: u64,
+    /// Swarms with somebody in them.
+    pub swarms: u64,
+}
+
+/// Some who are in a swarm.
+#[derive(Debug)]
+pub struct Sample {
+    /// Who.
+    pub peers: Vec<TrackedPeer>,
+    /// How many there are in all.
+    pub count: u64,
+}
+
+impl Directory {
+    /// Takes up what the database holds, or what changed in it. Returns the numbers of paths whose
+    /// hashes are missing: ask for them, and take it up again.
+    pub fn take_contents(&mut self, contents: Contents) -> Vec<u32> {
+        let names: HashMap<u32, StorePathHash> = contents.hashes.into_iter().collect();
+        let mut unknown = Vec::new();
+        for holding in contents.holdings {
+            unknown.extend(self.take(holding, &names));
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+
+    /// Takes up one holder; `names` are the hashes of paths that may be new. Returns the numbers of
+    /// paths that have no name; the others are taken up.
+    pub fn take(&mut self, holding: Holding, names: &HashMap<u32, StorePathHash>) -> Vec<u32> {
+        let Holding { holder, paths } = holding;
+        if !holder.present {
+            self.remove(&holder);
+            return Vec::new();
+        }
+        let swarm = self.swarm(&holder.swarm);
+        let known = self.by_id.get(&holder.id).copied();
+        let place = match known {
+            Some(place)
+                if self
+                    .present(place)
+                    .is_some_and(|known| known.swarm != swarm) =>
+            {
+                self.leave(place);
+                self.enter(holder, swarm, paths.is_some())
+            }
+            Some(place) => {
+                let changed = self.update(place, holder, paths.is_some());
+                if changed == Some(Update::Stale) {
+                    return Vec::new();
+                }
+                if changed == Some(Update::Moved) {
+                    self.announce_change(swarm);
+                }
+                place
+            }
+            None => self.enter(holder, swarm, paths.is_some()),
+        };
+        let Some(paths) = paths else {
+            return Vec::new();
+        };
+        let unknown = self.set_paths(place, paths, names);
+        if !unknown.is_empty()
+            && let Some(present) = self.places.get_mut(place as usize).and_then(Option::as_mut)
+        {
+            // The same is taken up again, with all names.
+            present.revision = present.revision.saturating_sub(1);
+        }
+        unknown
+    }
+
+    /// Removes a holder that left or was silent for too long.
+    pub fn remove(&mut self, holder: &Holder) {
+        if let Some(place) = self.by_id.get(&holder.id).copied()
+            && self
+                .present(place)
+                .is_some_and(|present| present.revision < holder.revision)
+        {
+            self.leave(place);
+        }
+    }
+
+    /// Says who of a swarm has these paths: for each a few, those first that have most of them.
+    #[must_use]
+    pub fn lookup(&self, swarm: &str, hashes: &[PathHash], rng: &mut impl Rng) -> Found {
+        let Some(swarm) = self.swarm_numbers.get(swarm).copied() else {
+            return Found::default();
+        };
+        let mut hashes = hashes.to_vec();
+        hashes.sort_unstable();
+        hashes.dedup();
+        let mut coverage = vec![0_u32; self.places.len()];
+        let held: Vec<(PathHash, Vec<u32>)> = hashes
+            .into_iter()
+            .filter_map(|hash| {
+                let path = self.paths.get(self.numbers.get(&hash.0)?)?;
+                let places: Vec<u32> = path.of(swarm)?.iter().collect();
+                for place in &places {
+                    if let Some(count) = coverage.get_mut(*place as usize) {
+                        *count += 1;
+                    }
+                }
+                Some((hash, places))
+            })
+            .collect();
+        let mut chosen = Chosen::default();
+        let mut found = Found::default();
+        for (hash, mut places) in held {
+            places.retain(|place| self.endpoint_is_known(*place));
+            let indices: Vec<u32> = pick(&mut places, &coverage, rng)
+                .into_iter()
+                .filter_map(|place| chosen.index_of(place))
+                .collect();
+            if !indices.is_empty() {
+                found.found.insert(hash, indices);
+            }
+        }
+        found.peers = chosen
+            .places
+            .iter()
+            .filter_map(|place| self.present(*place)?.tracked())
+            .collect();
+        found
+    }
+
+    /// Who of a swarm is there, some at random, for a system first where one is named.
+    #[must_use]
+    pub fn sample(&self, swarm: &str, system: Option<&str>, rng: &mut impl Rng) -> Sample {
+        let members = self.members(swarm);
+        let is_for = |place: &u32| {
+            system.is_none_or(|system| {
+                self.present(*place)
+                    .is_some_and(|present| present.contact.systems.iter().any(|s| s == system))
+            })
+        };
+        let (suited, others): (Vec<u32>, Vec<u32>) = members
+            .iter()
+            .filter(|place| self.endpoint_is_known(**place))
+            .partition(|place| is_for(place));
+        let mut places: Vec<u32> = suited.sample(rng, limits::SWARM_SAMPLE).copied().collect();
+        let rest = limits::SWARM_SAMPLE.saturating_sub(places.len());
+        places.extend(others.sample(rng, rest));
+        Sample {
+            count: (suited.len() + others.len()) as u64,
+            peers: places
+                .into_iter()
+                .filter_map(|place| self.present(place)?.tracked())
+                .collect(),
+        }
+    }
+
+    /// Everybody who signs in a swarm, with the address that it announced itself from.
+    pub fn signed_members(&self, swarm: &str) -> impl Iterator<Item = (TrackedPeer, &str)> {
+        self.members(swarm).iter().filter_map(|place| {
+            let present = self.present(*place)?;
+            present
+                .key
+                .is_signed()
+                .then_some((present.tracked()?, present.contact.addr.as_str()))
+        })
+    }
+
+    /// Somebody who signs, wherever it is.
+    #[must_use]
+    pub fn signed_member(&self, swarm: &str, endpoint: &iroh::EndpointId) -> Option<TrackedPeer> {
+        self.signed_members(swarm)
+            .find_map(|(peer, _)| (peer.endpoint == *endpoint).then_some(peer))
+    }
+
+    /// The names of the older peers that have a path.
+    #[must_use]
+    pub fn older_holders(&self, swarm: &str, hash: &StorePathHash) -> Vec<String> {
+        let places = self.swarm_numbers.get(swarm).and_then(|swarm| {
+            let path = self.paths.get(self.numbers.get(hash)?)?;
+            path.of(*swarm)
+        });
+        places
+            .into_iter()
+            .flat_map(IdSet::iter)
+            .filter_map(|place| match &self.present(place)?.key {
+                HolderKey::Older(peer_id) => Some(peer_id.clone()),
+                HolderKey::Signed(_) => None,
+            })
+            .collect()
+    }
+
+    /// Whether a peer of the older program with this name said what it has.
+    #[must_use]
+    pub fn has_older(&self, name: &str) -> bool {
+        self.places
+            .iter()
+            .flatten()
+            .any(|present| matches!(&present.key, HolderKey::Older(peer_id) if peer_id == name))
+    }
+
+    /// Tells of changes of who is in a swarm; the value rises with each.
+    pub fn watch(&mut self, swarm: &str) -> watch::Receiver<u64> {
+        let number = self.swarm(swarm);
+        match self.swarms.get(&number) {
+            Some(swarm) => swarm.version.subscribe(),
+            None => watch::channel(0).1,
+        }
+    }
+
+    /// The number of changes of who is in a swarm.
+    #[must_use]
+    pub fn version(&self, swarm: &str) -> u64 {
+        self.named(swarm).map_or(0, |swarm| *swarm.version.borrow())
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        let signed = self
+            .places
+            .iter()
+            .flatten()
+            .filter(|present| present.key.is_signed())
+            .count();
+        Fill {
+            signed: signed as u64,
+            older: (self.by_id.len() - signed) as u64,
+            paths: self.paths.len() as u64,
+            records: self.records,
+            swarms: self
+                .swarms
+                .values()
+                .filter(|swarm| !swarm.members.is_empty())
+                .count() as u64,
+        }
+    }
+
+    /// Whether there is room for a holder with this many more paths.
+    #[must_use]
+    pub fn has_room_for(&self, paths: usize) -> bool {
+        self.by_id.len() < limits::MAX_HOLDERS
+            && self.paths.len().saturating_add(paths) <= limits::MAX_PATHS
+            && self.records.saturating_add(paths as u64) <= limits::MAX_RECORDS
+    }
+
+    /// Forgets swarms that nobody is in and nobody waits for.
+    pub fn forget_empty_swarms(&mut self) {
+        self.swarms
+            .retain(|_, swarm| !swarm.members.is_empty() || swarm.version.receiver_count() > 0);
+        let swarms = &self.swarms;
+        self.swarm_numbers
+            .retain(|_, number| swarms.contains_key(number));
+    }
+
+    fn named(&self, swarm: &str) -> Option<&Swarm> {
+        self.swarms.get(self.swarm_numbers.get(swarm)?)
+    }
+
+    fn members(&self, swarm: &str) -> &[u32] {
+        self.named(swarm)
+            .map_or(&[], |swarm| swarm.members.as_slice())
+    }
+
+    fn present(&self, place: u32) -> Option<&Present> {
+        self.places.get(place as usize)?.as_ref()
+    }
+
+    fn endpoint_is_known(&self, place: u32) -> bool {
+        self.present(place)
+            .is_some_and(|present| present.contact.endpoint.is_some())
+    }
+
+    fn swarm(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.swarm_numbers.get(name) {
+            return *number;
+        }
+        let number = self.next_swarm;
+        // Numbers aren't used again: paths may still be filed under one for a moment.
+        self.next_swarm = self.next_swarm.wrapping_add(1);
+        let swarm = Swarm {
+            members: Vec::new(),
+            // An answer of before a restart must not look like one of after it.
+            version: watch::Sender::new(u64::from(rand::random::<u32>()) << 20),
+        };
+        self.swarms.insert(number, swarm);
+        self.swarm_numbers.insert(name.to_owned(), number);
+        number
+    }
+
+    fn announce_change(&mut self, swarm: u32) {
+        if let Some(swarm) = self.swarms.get_mut(&swarm) {
+            swarm.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    fn enter(&mut self, holder: Holder, swarm: u32, has_paths: bool) -> u32 {
+        let id = holder.id;
+        let present = Present {
+            id,
+            key: holder.key,
+            swarm,
+            // Its paths of this revision are still to come where they are not here.
+            revision: holder.revision.saturating_sub(i64::from(!has_paths)),
+            contact: holder.contact,
+            last_seen: holder.last_seen,
+            paths: IdSet::default(),
+        };
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                self.places.push(None);
+                (self.places.len() - 1) as u32
+            }
+        };
+        if let Some(slot) = self.places.get_mut(place as usize) {
+            *slot = Some(present);
+        }
+        self.by_id.insert(id, place);
+        if let Some(swarm) = self.swarms.get_mut(&swarm) {
+            swarm.members.push(place);
+            swarm.version.send_modify(|version| *version += 1);
+        }
+        place
+    }
+
+    fn leave(&mut self, place: u32) {
+        self.set_paths(place, IdSet::default(), &HashMap::new());
+        let Some(present) = self.places.get_mut(place as usize).and_then(Option::take) else {
+            return;
+        };
+        self.by_id.remove(&present.id);
+        self.free.push(place);
+        if let Some(swarm) = self.swarms.get_mut(&present.swarm) {
+            swarm.members.retain(|member| *member != place);
+            swarm.version.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Takes up what a holder that is there says of itself.
+    fn update(&mut self, place: u32, holder: Holder, has_paths: bool) -> Option<Update> {
+        let present = self.places.get_mut(place as usize)?.as_mut()?;
+        let is_old = if has_paths {
+            holder.revision <= present.revision
+        } else {
+            holder.revision < present.revision
+        };
+        if is_old {
+            return Some(Update::Stale);
+        }
+        let moved = present.contact != holder.contact;
+        if has_paths {
+            present.revision = holder.revision;
+        }
+        present.contact = holder.contact;
+        present.last_seen = present.last_seen.max(holder.last_seen);
+        Some(if moved { Update::Moved } else { Update::Same })
+    }
+
+    /// Files a holder under its paths; returns those that it has no names for.
+    fn set_paths(
+        &mut self,
+        place: u32,
+        paths: IdSet,
+        names: &HashMap<u32, StorePathHash>,
+    ) -> Vec<u32> {
+        let Some(present) = self.places.get_mut(place as usize).and_then(Option::as_mut) else {
+            return Vec::new();
+        };
+        let swarm = present.swarm;
+        let added = paths.without(&present.paths);
+        let removed = present.paths.without(&paths);
+        let mut unknown = Vec::new();
+        for number in added {
+            let path = match self.paths.entry(number) {
+                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    let Some(hash) = names.get(&number).copied() else {
+                        unknown.push(number);
+                        continue;
+                    };
+                    self.numbers.insert(hash, number);
+                    entry.insert(Path {
+                        hash,
+                        holders: Vec::with_capacity(1),
+                    })
+                }
+            };
+            path.in_swarm(swarm).insert(place);
+            self.records += 1;
+        }
+        for number in removed {
+            let Some(path) = self.paths.get_mut(&number) else {
+                continue;
+            };
+            path.in_swarm(swarm).remove(place);
+            path.holders.retain(|(_, places)| !places.is_empty());
+            self.records = self.records.saturating_sub(1);
+            if path.holders.is_empty() {
+                if self.numbers.get(&path.hash) == Some(&number) {
+                    self.numbers.remove(&path.hash);
+                }
+                self.paths.remove(&number);
+            }
+        }
+        present.paths = if unknown.is_empty() {
+            paths
+        } else {
+            paths.changed(&[], &unknown)
+        };
+        unknown
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Update {
+    /// Something newer was taken up before.
+    Stale,
+    /// It is reached in another way.
+    Moved,
+    /// It is reached as before.
+    Same,
+}
+
+impl Present {
+    fn tracked(&self) -> Option<TrackedPeer> {
+        Some(TrackedPeer {
+            endpoint: self.contact.endpoint?,
+            relay_url: self.contact.relay_url.clone(),
+            direct_addrs: self.contact.direct_addrs.clone(),
+            last_seen: self.last_seen,
+        })
+    }
+}
+
+impl Path {
+    fn of(&self, swarm: u32) -> Option<&IdSet> {
+        self.holders
+            .iter()
+            .find_map(|(number, places)| (*number == swarm).then_some(places))
+    }
+
+    fn in_swarm(&mut self, swarm: u32) -> &mut IdSet {
+        let index = match self.holders.iter().position(|(number, _)| *number == swarm) {
+            Some(index) => index,
+            None => {
+                self.holders.push((swarm, IdSet::default()));
+                self.holders.len() - 1
+            }
+        };
+        &mut self.holders[index].1
+    }
+}
+
+/// The holders that an answer names.
+#[derive(Default)]
+struct Chosen {
+    places: Vec<u32>,
+    indices: HashMap<u32, u32>,
+}
+
+impl Chosen {
+    /// The index of a holder in the answer, where it is there or there is room for it.
+    fn index_of(&mut self, place: u32) -> Option<u32> {
+        if let Some(index) = self.indices.get(&place) {
+            return Some(*index);
+        }
+        if self.places.len() >= limits::HOLDERS_OF_ALL {
+            return None;
+        }
+        let index = self.places.len() as u32;
+        self.places.push(place);
+        self.indices.insert(place, index);
+        Some(index)
+    }
+}
+
+/// Picks some of the holders of a path: half of them those that have most of what was asked for,
+/// so that few are enough; the others at random, so that not everybody asks the same.
+fn pick(places: &mut [u32], coverage: &[u32], rng: &mut impl Rng) -> Vec<u32> {
+    let rank = |place: &u32| {
+        let count = coverage.get(*place as usize).copied().unwrap_or_default();
+        (std::cmp::Reverse(count), *place)
+    };
+    if places.len() <= limits::HOLDERS_OF_ONE {
+        places.sort_unstable_by_key(rank);
+        return places.to_vec();
+    }
+    let half = limits::HOLDERS_OF_ONE / 2;
+    places.select_nth_unstable_by_key(half, rank);
+    let (best, others) = places.split_at_mut(half);
+    best.sort_unstable_by_key(rank);
+    let mut picked = best.to_vec();
+    picked.extend(others.sample(rng, limits::HOLDERS_OF_ONE - half));
+    picked
+}

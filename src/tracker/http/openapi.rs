@@ -1,0 +1,36 @@
+//! The document that describes the signed API.
+
+use std::sync::LazyLock;
+
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http::header};
+use bytes::Bytes;
+use utoipa::OpenApi;
+
+use super::{page, v1};
+
+/// The signed API, and what the tracker tells of itself. The older program's routes are described
+/// where they are tested.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "peerix tracker",
+        description = "Who is in a swarm, and who has which store path. Announcements are signed by the endpoint's key."
+    ),
+    paths(v1::info, v1::announce, v1::lookup, v1::peers, page::health, document)
+)]
+struct Document;
+
+static DOCUMENT: LazyLock<Bytes> =
+    LazyLock::new(|| Document::openapi().to_json().unwrap_or_default().into());
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "about",
+    responses((status = 200, body = serde_json::Value)))]
+pub(super) async fn document() -> Response {
+    if DOCUMENT.is_empty() {
+        return Json(serde_json::Value::Null).into_response();
+    }
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (headers, DOCUMENT.clone()).into_response()
+}

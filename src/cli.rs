@@ -24,6 +24,7 @@ mod share;
 mod store;
 mod store_path;
 mod surroundings;
+mod tracker;
 
 use failure::{Exit, Failure};
 
@@ -69,6 +70,8 @@ struct Cli {
 enum Command {
     /// Serve this machine's Nix store to peers, and peers' to this machine's Nix
     Daemon(daemon::DaemonArgs),
+    /// Tell peers who is there and who has which store path
+    Tracker(tracker::TrackerArgs),
     /// Offer store paths with all that they need, and print a ticket for them
     Share(share::ShareArgs),
     /// Take back what was shared
@@ -104,8 +107,6 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    #[command(hide = true)]
-    Tracker(NotYet),
     #[command(hide = true)]
     Run(NotYet),
     #[command(hide = true)]
@@ -194,6 +195,7 @@ fn with_older_names(mut arguments: Vec<OsString>) -> Vec<OsString> {
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Daemon(args) => daemon::run(args),
+        Command::Tracker(args) => tracker::run(args),
         Command::CheckConfig(args) => check_config::run(args),
         Command::Key(args) => key::run(args),
         Command::Completions { shell } => completions(shell),
@@ -212,7 +214,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Store(args) => match args.command {
             store::StoreCommand::Stats(choice) => with_client(&choice, store::stats(&choice)),
         },
-        Command::Tracker(_) => not_yet("tracker"),
         Command::Run(_) => not_yet("run"),
         Command::Top(_) => not_yet("top"),
         Command::Why(_) => not_yet("why"),

@@ -25,6 +25,7 @@ mod peer;
 mod providers;
 mod store;
 mod swarm;
+mod tracker;
 mod wire;
 
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let sections: [(&str, fn()); 19] = [
+    let sections: [(&str, fn()); 20] = [
         ("own-store", own_store::run),
         ("peer", peer::run),
         ("providers", providers::run),
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ("dashboard", dashboard::run),
         ("swarm", swarm::run),
         ("filters", swarm::run_filters),
+        ("tracker", tracker::run),
     ];
     if let Some(unknown) = wanted
         .iter()

@@ -84,16 +84,20 @@ pub(super) fn run(args: DaemonArgs) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(until_stopped(loaded.config, service));
+    let stop = CancellationToken::new();
+    let daemon = crate::daemon::run(loaded.config, service, stop.clone());
+    let outcome = runtime.block_on(until_stopped(daemon, stop));
     // Whatever still blocks has had its time.
     runtime.shutdown_background();
     outcome
 }
 
-async fn until_stopped(config: config::Config, service: Service) -> Result<Exit, Failure> {
+/// Runs something that lasts until it is told to stop, and tells it so at the first signal.
+pub(super) async fn until_stopped(
+    daemon: impl Future<Output = anyhow::Result<()>>,
+    stop: CancellationToken,
+) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
-    let stop = CancellationToken::new();
-    let daemon = crate::daemon::run(config, service, stop.clone());
     tokio::pin!(daemon);
     let outcome = tokio::select! {
         outcome = &mut daemon => outcome,

@@ -5,11 +5,14 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
+use iroh::EndpointId;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::{Directory, Fill};
 use super::limits;
+use super::relay::Announced;
 use super::storage::{
     Contents, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange, Storage,
     StorageError,
@@ -61,7 +64,8 @@ impl Tracker {
         };
         let contents = tracker.storage.load().await?;
         let unknown = tracker.change().take_contents(contents);
-        if !unknown.is_empty() {
+        // What others drop in between is not missed.
+        if !unknown.is_empty() && !tracker.storage.is_shared() {
             return Err(StorageError::Damaged(format!(
                 "{} paths have no hash",
                 unknown.len()
@@ -268,7 +272,7 @@ impl Tracker {
         else {
             return Ok(());
         };
-        self.take_holding(holding.clone(), hashes.iter().copied().collect())
+        self.take_holding(Holding::clone(holding), hashes.iter().copied().collect())
             .await
     }
 
@@ -288,6 +292,13 @@ impl Tracker {
             holdings: vec![holding],
         });
         Ok(())
+    }
+}
+
+impl Announced for Tracker {
+    fn is_announced(&self, endpoint: EndpointId) -> BoxFuture<'_, bool> {
+        let is_there = self.directory().is_signed_member(&endpoint);
+        Box::pin(std::future::ready(is_there))
     }
 }
 

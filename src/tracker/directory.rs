@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use iroh::EndpointId;
 use peerix_store::nix::StorePathHash;
 use rand::{Rng, seq::IndexedRandom as _};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ pub struct Directory {
     places: Vec<Option<Present>>,
     free: Vec<u32>,
     by_id: HashMap<HolderId, u32>,
+    by_endpoint: HashMap<EndpointId, u32>,
     numbers: HashMap<StorePathHash, u32>,
     paths: HashMap<u32, Path>,
     swarm_numbers: HashMap<String, u32>,
@@ -228,11 +230,18 @@ impl Directory {
         })
     }
 
-    /// Somebody who signs, wherever it is.
+    /// Somebody who signs, in a swarm.
     #[must_use]
-    pub fn signed_member(&self, swarm: &str, endpoint: &iroh::EndpointId) -> Option<TrackedPeer> {
-        self.signed_members(swarm)
-            .find_map(|(peer, _)| (peer.endpoint == *endpoint).then_some(peer))
+    pub fn signed_member(&self, swarm: &str, endpoint: &EndpointId) -> Option<TrackedPeer> {
+        let swarm = self.swarm_numbers.get(swarm)?;
+        let present = self.present(*self.by_endpoint.get(endpoint)?)?;
+        (present.swarm == *swarm).then(|| present.tracked())?
+    }
+
+    /// Whether somebody who signs is there, in any swarm.
+    #[must_use]
+    pub fn is_signed_member(&self, endpoint: &EndpointId) -> bool {
+        self.by_endpoint.contains_key(endpoint)
     }
 
     /// The names of the older peers that have a path.
@@ -279,12 +288,7 @@ impl Directory {
     /// How full it is.
     #[must_use]
     pub fn fill(&self) -> Fill {
-        let signed = self
-            .places
-            .iter()
-            .flatten()
-            .filter(|present| present.key.is_signed())
-            .count();
+        let signed = self.by_endpoint.len();
         Fill {
             signed: signed as u64,
             older: (self.by_id.len() - signed) as u64,
@@ -375,6 +379,9 @@ impl Directory {
                 (self.places.len() - 1) as u32
             }
         };
+        if let HolderKey::Signed(endpoint) = &present.key {
+            self.by_endpoint.insert(*endpoint, place);
+        }
         if let Some(slot) = self.places.get_mut(place as usize) {
             *slot = Some(present);
         }
@@ -392,6 +399,9 @@ impl Directory {
             return;
         };
         self.by_id.remove(&present.id);
+        if let HolderKey::Signed(endpoint) = &present.key {
+            self.by_endpoint.remove(endpoint);
+        }
         self.free.push(place);
         if let Some(swarm) = self.swarms.get_mut(&present.swarm) {
             swarm.members.retain(|member| *member != place);
@@ -556,3 +566,6 @@ fn pick(places: &mut [u32], coverage: &[u32], rng: &mut impl Rng) -> Vec<u32> {
     picked.extend(others.sample(rng, limits::HOLDERS_OF_ONE - half));
     picked
 }
+
+#[cfg(test)]
+mod tests;

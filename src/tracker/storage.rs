@@ -6,8 +6,11 @@
 //! ([`super::directory`]), which is filled from here at the start and kept up with every change.
 
 mod columns;
+#[cfg(test)]
+mod conformance;
 mod decision;
 mod older_types;
+pub mod postgres;
 mod sql;
 pub mod sqlite;
 mod transfer;
@@ -151,7 +154,7 @@ pub enum Outcome {
     /// It is kept.
     Accepted {
         /// The holder with all its paths, or without where they did not change.
-        holding: Holding,
+        holding: Box<Holding>,
         /// The numbers of the paths that were added.
         hashes: Vec<(u32, StorePathHash)>,
         /// The number that the next delta builds on.

@@ -16,10 +16,12 @@ pub mod older;
 pub mod older_peer;
 pub mod older_tracker;
 pub mod peer;
+pub mod postgres;
 pub mod relay;
 pub mod shapes;
 pub mod static_cache;
 pub mod swarm_member;
+pub mod tracker;
 pub mod tree;
 
 use std::{

@@ -34,8 +34,10 @@ const CONNECTIONS: usize = 4096;
 /// # Errors
 /// None so far: a failing `accept` is tried again, as descriptors may become free.
 pub async fn serve(listener: TcpListener, face: Arc<Face>) -> io::Result<()> {
-    let mut limits = HttpLimits::default();
-    limits.connections = CONNECTIONS;
+    let limits = HttpLimits {
+        connections: CONNECTIONS,
+        ..HttpLimits::default()
+    };
     let connections = Connections::new(limits, Arc::clone(&face.metrics.connections));
     let stop = face.stop.clone();
     let router = router::router(Arc::clone(&face));

@@ -332,3 +332,6 @@ impl Storage for Sqlite {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

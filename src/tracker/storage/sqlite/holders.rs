@@ -346,10 +346,10 @@ fn write(
     }
     Ok(Outcome::Accepted {
         base: record.base.and_then(|base| u64::try_from(base).ok()),
-        holding: Holding {
+        holding: Box::new(Holding {
             holder: record.holder,
             paths: set,
-        },
+        }),
         hashes,
         count: count as u64,
     })

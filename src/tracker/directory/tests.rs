@@ -1,0 +1,154 @@
+use iroh::SecretKey;
+use rand::{SeedableRng as _, rngs::ChaCha12Rng};
+
+use super::*;
+
+fn hash(number: u32) -> StorePathHash {
+    let mut bytes = [0; 20];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    StorePathHash::from_bytes(bytes)
+}
+
+fn names(numbers: impl IntoIterator<Item = u32>) -> HashMap<u32, StorePathHash> {
+    numbers.into_iter().map(|n| (n, hash(n))).collect()
+}
+
+fn asked(numbers: impl IntoIterator<Item = u32>) -> Vec<PathHash> {
+    numbers.into_iter().map(|n| PathHash(hash(n))).collect()
+}
+
+fn holding(id: HolderId, swarm: &str, revision: i64, paths: Option<Vec<u32>>) -> Holding {
+    let endpoint = SecretKey::from_bytes(&[id as u8; 32]).public();
+    Holding {
+        holder: Holder {
+            id,
+            key: HolderKey::Signed(endpoint),
+            swarm: swarm.to_owned(),
+            present: true,
+            revision,
+            contact: Contact {
+                endpoint: Some(endpoint),
+                ..Contact::default()
+            },
+            last_seen: 0.0,
+        },
+        paths: paths.map(IdSet::from_unsorted),
+    }
+}
+
+/// The holders of one path, by their numbers.
+fn holders(directory: &Directory, swarm: &str, number: u32) -> Vec<u8> {
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    let found = directory.lookup(swarm, &asked([number]), &mut rng);
+    let mut ids: Vec<u8> = (1..=255)
+        .filter(|id| {
+            let endpoint = SecretKey::from_bytes(&[*id; 32]).public();
+            found.peers.iter().any(|peer| peer.endpoint == endpoint)
+        })
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn paths_are_found_as_they_come_and_go_and_in_their_swarm_alone() {
+    let mut directory = Directory::default();
+    let names = names(1..5);
+    assert!(
+        directory
+            .take(holding(1, "a", 1, Some(vec![1, 2])), &names)
+            .is_empty()
+    );
+    directory.take(holding(2, "a", 1, Some(vec![2, 3])), &names);
+    directory.take(holding(3, "b", 1, Some(vec![2])), &names);
+    assert_eq!(holders(&directory, "a", 2), [1, 2]);
+    assert_eq!(holders(&directory, "b", 2), [3]);
+    assert!(holders(&directory, "c", 2).is_empty());
+    assert_eq!(directory.fill().records, 5);
+
+    directory.take(holding(1, "a", 2, Some(vec![3])), &names);
+    assert!(holders(&directory, "a", 1).is_empty());
+    assert_eq!(holders(&directory, "a", 3), [1, 2]);
+    directory.take(holding(2, "b", 2, Some(vec![3])), &names);
+    assert_eq!(holders(&directory, "a", 3), [1], "it went to another swarm");
+    assert_eq!(holders(&directory, "b", 3), [2]);
+
+    for id in 1..=3 {
+        let mut gone = holding(id, "a", 9, None).holder;
+        gone.present = false;
+        directory.remove(&gone);
+    }
+    assert_eq!(directory.fill(), Fill::default());
+    assert!(directory.paths.is_empty() && directory.numbers.is_empty());
+}
+
+#[test]
+fn what_is_older_than_what_is_known_changes_nothing() {
+    let mut directory = Directory::default();
+    let names = names(1..5);
+    directory.take(holding(1, "a", 5, Some(vec![1])), &names);
+    directory.take(holding(1, "a", 4, Some(vec![2])), &names);
+    directory.take(holding(1, "a", 5, Some(vec![3])), &names);
+    assert_eq!(holders(&directory, "a", 1), [1]);
+    let mut gone = holding(1, "a", 5, None).holder;
+    gone.present = false;
+    directory.remove(&gone);
+    assert_eq!(holders(&directory, "a", 1), [1]);
+}
+
+#[test]
+fn paths_without_a_name_are_asked_for_and_taken_up_again() {
+    let mut directory = Directory::default();
+    let change = holding(1, "a", 1, Some(vec![1, 2, 3]));
+    assert_eq!(directory.take(change.clone(), &names([2])), [1, 3]);
+    assert_eq!(holders(&directory, "a", 2), [1]);
+    assert!(directory.take(change, &names([1, 3])).is_empty());
+    assert_eq!(holders(&directory, "a", 3), [1]);
+
+    // A holder that was heard of before its paths.
+    directory.take(holding(2, "a", 7, None), &HashMap::new());
+    directory.take(holding(2, "a", 7, Some(vec![1])), &HashMap::new());
+    assert_eq!(holders(&directory, "a", 1), [1, 2]);
+}
+
+#[test]
+fn an_answer_names_few_who_have_much() {
+    let mut directory = Directory::default();
+    let names = names(0..1000);
+    directory.take(holding(1, "a", 1, Some((0..1000).collect())), &names);
+    for id in 2..=200 {
+        let own = (0..1000).filter(|path| path % 10 == id as u32 % 10);
+        directory.take(holding(id, "a", 1, Some(own.collect())), &names);
+    }
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    let found = directory.lookup("a", &asked(0..1000), &mut rng);
+    assert_eq!(found.found.len(), 1000);
+    assert!(found.peers.len() <= limits::HOLDERS_OF_ALL);
+    let most = SecretKey::from_bytes(&[1; 32]).public();
+    for indices in found.found.values() {
+        assert!((1..=limits::HOLDERS_OF_ONE).contains(&indices.len()));
+        assert_eq!(found.peers[indices[0] as usize].endpoint, most);
+    }
+    let none = directory.lookup("a", &asked(2000..2010), &mut rng);
+    assert_eq!(none, Found::default());
+}
+
+#[test]
+fn changes_of_who_is_there_are_told_and_refreshes_are_not() {
+    let mut directory = Directory::default();
+    let names = names(1..5);
+    let mut told = directory.watch("a");
+    directory.take(holding(1, "a", 1, Some(vec![1])), &names);
+    assert!(told.has_changed().unwrap());
+    told.mark_unchanged();
+    directory.take(holding(1, "a", 1, None), &names);
+    directory.take(holding(1, "a", 2, Some(vec![2])), &names);
+    assert!(!told.has_changed().unwrap());
+    let mut moved = holding(1, "a", 2, None);
+    moved.holder.contact.direct_addrs = vec!["192.0.2.1:1".parse().unwrap()];
+    directory.take(moved, &names);
+    assert!(told.has_changed().unwrap());
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    assert_eq!(directory.sample("a", None, &mut rng).count, 1);
+    assert_eq!(directory.sample("b", None, &mut rng).count, 0);
+}

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::Face;
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::Format;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:3em auto;\
     padding:0 1em;color:#222;background:#fff}table{border-collapse:collapse}\
@@ -93,5 +93,5 @@ pub(super) async fn health(State(face): State<Arc<Face>>) -> Response {
 pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Response {
     let size = face.tracker.storage().size().await.ok();
     let text = face.metrics.encode(face.tracker.fill(), size);
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+    ([(header::CONTENT_TYPE, Format::Text.content_type())], text).into_response()
 }

@@ -31,6 +31,9 @@ use crate::{
 /// Why an older tracker is not told of a machine that is of another swarm than everybody's.
 const NO_SWARMS: &str = "knows nothing of swarms, and is told nothing of this one";
 
+/// What is shown of a tracker that goes along with no announcement.
+const CONFLICTS: &str = "keeps none of what it is told";
+
 /// How a conversation ended that did not fail.
 enum End {
     /// The daemon stops, and the tracker knows.
@@ -126,6 +129,7 @@ impl Speaking<'_> {
         let interval = Duration::from_secs(info.announce_interval).clamp(least, most);
         let interval = about(interval);
         let mut moved = inner.endpoint.watch_addr();
+        let mut conflicts = 0;
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let whereabouts = Whereabouts::of(&inner.endpoint, &moved.get());
@@ -152,7 +156,17 @@ impl Speaking<'_> {
                 told = say_signed(inner, tracker, info.id, say, whereabouts) => told,
             };
             let pause = match told {
-                Ok(()) => {
+                Ok(false) => {
+                    conflicts += 1;
+                    if conflicts < limits::CONFLICTS {
+                        limits::ANNOUNCE_PAUSE
+                    } else {
+                        tracker.record().error = Some(CONFLICTS.to_owned());
+                        self.backoff.fails(None, &mut rand::rng())
+                    }
+                }
+                Ok(true) => {
+                    conflicts = 0;
                     self.succeeds();
                     inner.remember_now_and_then();
                     use_relay(inner, tracker, info.relay.as_ref()).await;
@@ -267,14 +281,14 @@ fn about(interval: Duration) -> Duration {
     spread(interval, &mut rand::rng())
 }
 
-/// Announces, and notes what the tracker knows then.
+/// Announces, and notes what the tracker knows then; returns whether that is what it was told.
 async fn say_signed(
     inner: &Inner,
     tracker: &Tracker,
     id: TrackerId,
     say: Say,
     whereabouts: Whereabouts,
-) -> Result<(), RequestError> {
+) -> Result<bool, RequestError> {
     let sequence = tracker.session().next_sequence(unix_millis());
     let (site, speaker) = (&tracker.site, &inner.speaker);
     let outcome = speaker
@@ -287,9 +301,12 @@ async fn say_signed(
             let tracker = id.to_string();
             session.accepted(say, sequence, word, &tracker, whereabouts, now, unix_now);
         }
-        Outcome::Conflict(word) => session.conflicts(word),
+        Outcome::Conflict(word) => {
+            session.conflicts(word);
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(session.known().is_some())
 }
 
 /// Tells an older tracker of paths, as far as it does not know of them.

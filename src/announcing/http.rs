@@ -174,8 +174,10 @@ impl Site {
 
     /// Sends a request and returns its answer: one that was a success, or 304.
     pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Answer, RequestError> {
-        let wait = ask.wait;
-        let asked = tokio::time::timeout(limits::REQUEST + wait, self.send(ask));
+        let body = ask.body.as_ref().map_or(0, Vec::len);
+        let sending = Duration::from_secs(body as u64 / limits::UPLOAD_RATE);
+        let patience = limits::REQUEST + ask.wait + sending;
+        let asked = tokio::time::timeout(patience, self.send(ask));
         asked.await.unwrap_or(Err(RequestError::Silent))
     }
 

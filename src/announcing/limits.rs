@@ -11,6 +11,13 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 /// How long one request may take, beside what a long poll asks for.
 pub const REQUEST: Duration = Duration::from_secs(30);
 
+/// Bytes a second that are taken to leave at the least, for the time that a large request may take.
+pub const UPLOAD_RATE: u64 = 16 * 1024;
+
+/// After so many announcements in a row that a tracker did not go along with, it is left alone for
+/// a while: it may lie, and each costs telling it all.
+pub const CONFLICTS: u32 = 3;
+
 /// Redirects that are followed, to the same scheme only.
 pub const REDIRECTS: usize = 3;
 

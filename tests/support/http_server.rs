@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -62,13 +62,24 @@ impl Reply {
     }
 }
 
+/// A request and what became of it.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// What was asked.
+    pub request: Request,
+    /// The status that was answered.
+    pub status: u16,
+    /// Bytes of both, heads included.
+    pub bytes: u64,
+}
+
 type Answer = dyn Fn(&Request) -> Option<Reply> + Send + Sync;
 
 struct Shared {
     answer: Box<Answer>,
     requests: Mutex<Vec<Request>>,
+    exchanges: Mutex<Vec<Exchange>>,
     stop: AtomicBool,
-    bytes: AtomicU64,
 }
 
 /// A server that runs until it is dropped.
@@ -93,8 +104,8 @@ impl HttpServer {
         let shared = Arc::new(Shared {
             answer: Box::new(answer),
             requests: Mutex::default(),
+            exchanges: Mutex::default(),
             stop: AtomicBool::new(false),
-            bytes: AtomicU64::new(0),
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
@@ -109,6 +120,33 @@ impl HttpServer {
             }
         });
         HttpServer { address, shared }
+    }
+
+    /// Stands before the server at `behind`: what `intercept` answers itself does not reach it, and
+    /// it may change what does, and what comes back.
+    pub fn before(
+        behind: SocketAddr,
+        intercept: impl Fn(&mut Request) -> Option<Reply> + Send + Sync + 'static,
+        change: impl Fn(&Request, &mut Reply) + Send + Sync + 'static,
+    ) -> HttpServer {
+        HttpServer::start(move |request| {
+            let mut request = request.clone();
+            if let Some(reply) = intercept(&mut request) {
+                return Some(reply);
+            }
+            let mut reply = forward(behind, &request)?;
+            change(&request, &mut reply);
+            Some(reply)
+        })
+    }
+
+    /// How many requests began like this.
+    pub fn count(&self, method: &str, target: &str) -> usize {
+        let asked = self.requests();
+        let asked = asked.iter();
+        asked
+            .filter(|asked| asked.method == method && asked.target.starts_with(target))
+            .count()
     }
 
     /// Where it listens.
@@ -126,9 +164,9 @@ impl HttpServer {
         self.shared.requests.lock().expect("no panic").clone()
     }
 
-    /// Bytes of all requests and answers, heads included.
-    pub fn bytes(&self) -> u64 {
-        self.shared.bytes.load(Ordering::Relaxed)
+    /// What it was asked until now and answered.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.shared.exchanges.lock().expect("no panic").clone()
     }
 }
 
@@ -139,17 +177,47 @@ impl Drop for HttpServer {
     }
 }
 
+fn forward(behind: SocketAddr, request: &Request) -> Option<Reply> {
+    let mut raw = format!(
+        "{} {} HTTP/1.1\r\nHost: {behind}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        request.method,
+        request.target,
+        request.body.len()
+    );
+    for (name, value) in &request.headers {
+        if !["host", "connection", "content-length"].contains(&name.as_str()) {
+            raw += &format!("{name}: {value}\r\n");
+        }
+    }
+    raw += "\r\n";
+    let raw = [raw.as_bytes(), &request.body].concat();
+    let mut stream = TcpStream::connect(behind).ok()?;
+    stream.write_all(&raw).ok()?;
+    let answer = super::http::read_answer(&mut BufReader::new(stream), false).ok()?;
+    let kept = ["content-type", "etag", "retry-after"];
+    let headers = answer.headers.iter();
+    let headers = headers.filter(|(name, _)| kept.contains(&name.as_str()));
+    Some(Reply {
+        status: answer.status,
+        headers: headers
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        body: answer.body,
+    })
+}
+
 fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(Duration::from_secs(60)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
-    while let Some(request) = read(&mut reader, shared)? {
+    while let Some((request, length)) = read(&mut reader)? {
         if shared.stop.load(Ordering::Relaxed) {
             return Ok(());
         }
         let reply = (shared.answer)(&request);
-        shared.requests.lock().expect("no panic").push(request);
+        let requests = shared.requests.lock();
+        requests.expect("no panic").push(request.clone());
         let Some(reply) = reply else {
             // Until the client goes.
             io::copy(&mut reader, &mut io::sink())?;
@@ -166,13 +234,18 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         head += "\r\n";
         writer.write_all(head.as_bytes())?;
         writer.write_all(&reply.body)?;
-        let bytes = head.len() + reply.body.len();
-        shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let exchange = Exchange {
+            request,
+            status: reply.status,
+            bytes: (length + head.len() + reply.body.len()) as u64,
+        };
+        shared.exchanges.lock().expect("no panic").push(exchange);
     }
     Ok(())
 }
 
-fn read(reader: &mut BufReader<TcpStream>, shared: &Shared) -> io::Result<Option<Request>> {
+/// A request and how many bytes it had.
+fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Request, usize)>> {
     let mut line = String::new();
     let mut bytes = reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();
@@ -193,11 +266,11 @@ fn read(reader: &mut BufReader<TcpStream>, shared: &Shared) -> io::Result<Option
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     bytes += length;
-    shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    Ok(Some(Request {
+    let request = Request {
         method: method.to_owned(),
         target: target.to_owned(),
         headers,
         body,
-    }))
+    };
+    Ok(Some((request, bytes)))
 }

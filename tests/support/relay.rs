@@ -1,17 +1,9 @@
-//! A relay of our own, and an authority that signs its certificate.
+//! An authority of one's own, and what it signs.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::mpsc,
-};
+use std::{net::IpAddr, path::PathBuf};
 
-use peerix::tracker::{
-    api::RelayInfo,
-    relay::{CLIENT_RATE, CertificateFiles, DEFAULT_QUIC_PORT, Relay, RelayOptions},
-};
+use peerix::tracker::relay::CertificateFiles;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::sync::oneshot;
 
 /// An authority and a certificate that it signed, in files.
 pub struct Authority {
@@ -49,56 +41,6 @@ impl Authority {
         CertificateFiles {
             certificate: self.directory.path().join("certificate"),
             key: self.directory.path().join("key"),
-        }
-    }
-}
-
-/// A relay in a thread of its own, on the host where it is started; ends when it is dropped.
-pub struct RelayServer {
-    info: RelayInfo,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl RelayServer {
-    /// Starts one that anybody may use, with TLS and address discovery under its usual port where
-    /// there is a certificate.
-    pub fn start(address: SocketAddr, certificate: Option<CertificateFiles>) -> RelayServer {
-        let (end, ended) = oneshot::channel::<()>();
-        let (started, starting) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            super::hostile::runtime().block_on(async {
-                let options = RelayOptions {
-                    address,
-                    quic_port: DEFAULT_QUIC_PORT,
-                    url: None,
-                    certificate,
-                    client_rate: CLIENT_RATE,
-                };
-                let relay = Relay::start(options, None).await.expect("a relay");
-                started.send(relay.info()).expect("who started it");
-                let _ = ended.await;
-                relay.shutdown().await;
-            });
-        });
-        RelayServer {
-            info: starting.recv().expect("a relay"),
-            end: Some(end),
-            thread: Some(thread),
-        }
-    }
-
-    /// Its URL.
-    pub fn url(&self) -> String {
-        self.info.url.to_string()
-    }
-}
-
-impl Drop for RelayServer {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

@@ -201,7 +201,11 @@ fn spawn(home: &Path, log: &Path, flags: &[String]) -> Child {
     let output = fs::File::create(log).expect("our own directory");
     peerix(home)
         .env("RUST_BACKTRACE", "1")
-        .args(["tracker", "--port", "0", "--host", "127.0.0.1"])
+        .args(["tracker", "--port", "0"])
+        .args(match flags.iter().any(|flag| flag == "--host") {
+            true => &[][..],
+            false => &["--host", "127.0.0.1"],
+        })
         .args(flags)
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("a file"))

@@ -12,11 +12,12 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    http_server::{HttpServer, Reply},
+    http_server::{Exchange, HttpServer, Reply, Request},
     nix_store::{Key, NixStore, PathSpec, hash_part, store_path_named},
     older_tracker::OlderTracker,
     peer::{Peer, PeerOptions},
     shapes::add_closure,
+    tracker::Tracker,
     tree::Node,
     wait_for,
 };
@@ -54,6 +55,142 @@ fn wait_until_connected(peer: &Peer, count: usize) {
     wait_for("connected peers", || {
         (peer.connected_peers() == count).then_some(())
     });
+}
+
+#[test]
+fn with_only_a_tracker_in_common_two_peers_substitute_a_closure() {
+    let server = Tracker::start(&[]);
+    let key = Key::generate("public-1");
+    let (first, root) = store_with_closure(&key);
+    let second = NixStore::new();
+    let mut sharer = options(&first, &key, &server.url()).start();
+    wait_for("all paths at the tracker", || {
+        (tracker(&sharer)["announced_paths"] == first.closure(&root).len()).then_some(())
+    });
+    assert_eq!(tracker(&sharer)["signed"], true);
+    let receiver = options(&second, &key, &server.url()).start();
+    wait_until_connected(&receiver, 1);
+    second.substitute(&root, &[receiver.url()], &[&key.public]);
+    second.verify_contents();
+
+    let listed = || server.get_json("/v1/peers?swarm=public")["count"].clone();
+    assert_eq!(listed(), 2);
+    sharer.stop();
+    assert_eq!(listed(), 1, "it said no goodbye");
+}
+
+#[test]
+fn changes_are_told_as_changes_and_survive_kills_and_restarts() {
+    let mut server = Tracker::start(&[]);
+    let key = Key::generate("public-1");
+    let (store, root) = store_with_closure(&key);
+    let count = store.closure(&root).len();
+    let front = HttpServer::before(server.address(), |_| None, |_, _| {});
+    let peer = options(&store, &key, &front.url()).start();
+    let announced = |peer: &Peer, count: usize| {
+        wait_for("what the tracker knows", || {
+            (tracker(peer)["announced_paths"] == count).then_some(())
+        });
+    };
+    let of_kind = |kind: &str| {
+        let asked = front.requests();
+        let announcements = asked.iter().filter(|it| it.target == "/v1/announce");
+        announcements
+            .filter(|it| it.json()["kind"] == kind)
+            .map(|it| it.json()["added"].as_array().map_or(0, Vec::len))
+            .collect::<Vec<_>>()
+    };
+    announced(&peer, count);
+    let later = store.add(PathSpec::new("later", Node::text("later")));
+    store.sign(&key, &[&later]);
+    announced(&peer, count + 1);
+    assert_eq!(of_kind("delta"), [1]);
+    assert!(of_kind("full").iter().all(|added| *added <= count));
+
+    // The tracker comes back, and knows what it knew.
+    server.restart();
+    assert_eq!(server.get_json("/v1/peers?swarm=public")["count"], 1);
+}
+
+#[test]
+fn a_path_is_asked_for_only_while_an_inventory_is_not_known() {
+    let server = Tracker::start(&[]);
+    let key = Key::generate("public-1");
+    let (first, root) = store_with_closure(&key);
+    let store = NixStore::new();
+    let front = HttpServer::before(server.address(), |_| None, |_, _| {});
+    let _sharer = options(&first, &key, &server.url()).start();
+    let receiver = options(&store, &key, &front.url()).start();
+    wait_for("the inventory of the other", || {
+        (receiver.status()["swarm"]["inventories"] == 1).then_some(())
+    });
+    wait_until_connected(&receiver, 1);
+    assert_eq!(receiver.narinfo(&root).status, 200);
+    let before = front.count("POST", "/v1/lookup");
+    for number in 0..20 {
+        let nowhere = store_path_named(&format!("nowhere-{number}"));
+        assert_eq!(receiver.narinfo(&nowhere).status, 404);
+    }
+    assert_eq!(front.count("POST", "/v1/lookup"), before);
+
+    // Somebody comes who can't be reached, and whose paths nobody knows: the tracker may.
+    let stranger = iroh::SecretKey::from_bytes(&[5; 32]);
+    let theirs = store_path_named("theirs");
+    let full = server.full(&stranger, 1_900_000_000_000, &[hash_part(&theirs)]);
+    assert_eq!(server.announce(&stranger, &full).status, 200);
+    wait_for("a question to the tracker", || {
+        assert_eq!(receiver.narinfo(&theirs).status, 404);
+        (front.count("POST", "/v1/lookup") > before).then_some(())
+    });
+}
+
+#[test]
+fn what_an_idle_machine_sends_to_its_tracker_in_an_hour() {
+    let server = Tracker::start(&[]);
+    let key = Key::generate("public-1");
+    let (store, root) = store_with_closure(&key);
+    // It asks for news far more often, so that the test need not wait; bytes are the same.
+    let hurried = |asked: &mut Request| {
+        asked.target = asked.target.replace("wait=55", "wait=0");
+        None
+    };
+    let interval = Arc::new(AtomicU16::new(0));
+    let told = interval.clone();
+    let more_often = move |asked: &Request, reply: &mut Reply| {
+        if asked.target == "/v1/info" {
+            let mut info: Value = serde_json::from_slice(&reply.body).expect("JSON");
+            let seconds = info["announce_interval"].as_u64().expect("seconds");
+            told.store(u16::try_from(seconds).expect("minutes"), Ordering::Relaxed);
+            info["announce_interval"] = json!(5);
+            reply.body = info.to_string().into_bytes();
+        }
+    };
+    let front = HttpServer::before(server.address(), hurried, more_often);
+    let peer = options(&store, &key, &front.url()).start();
+    wait_for("all paths at the tracker", || {
+        (tracker(&peer)["announced_paths"] == store.closure(&root).len()).then_some(())
+    });
+    let of = |what: &dyn Fn(&Exchange) -> bool| {
+        let exchanges = front.exchanges();
+        exchanges
+            .iter()
+            .rev()
+            .find(|it| what(it))
+            .map(|it| it.bytes)
+    };
+    let refresh = wait_for("a refresh", || {
+        of(&|it| it.request.json()["kind"] == "refresh")
+    });
+    let poll = wait_for("a question whether anybody came", || {
+        of(&|it| it.request.target.starts_with("/v1/peers") && it.status == 304)
+    });
+    let interval = f64::from(interval.load(Ordering::Relaxed));
+    let per_hour = 3600.0 / interval * refresh as f64 + 3600.0 / 55.0 * poll as f64;
+    println!(
+        "idle: {refresh} bytes for a refresh, {poll} for a question: {:.0} kB an hour at most",
+        per_hour / 0.9 / 1000.0
+    );
+    assert!(per_hour < 200_000.0);
 }
 
 #[test]
@@ -119,7 +256,8 @@ fn an_older_tracker_is_told_of_paths_if_that_was_asked_for() {
         .iter()
         .filter(|asked| asked.target == "/packages/delta");
     assert!(deltas.count() >= 1);
-    assert_eq!(tracker(&peer)["announced_paths"], 13);
+    let count = store.closure(&root).len() + 1;
+    assert_eq!(tracker(&peer)["announced_paths"], count);
 }
 
 #[test]
@@ -239,25 +377,11 @@ fn g7_a_tracker_that_comes_back_is_found_again() {
     let gate = Arc::new(AtomicU16::new(500));
     let (deciding, behind) = (gate.clone(), older.server().address());
     // What stands before the tracker fails at first, then forwards.
-    let front = HttpServer::start(move |asked| {
-        match deciding.load(Ordering::Relaxed) {
-            0 => {}
-            status => return Some(Reply::text(status, "down")),
-        }
-        let body = String::from_utf8_lossy(&asked.body);
-        let raw = format!(
-            "{} {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            asked.method,
-            asked.target,
-            asked.body.len()
-        );
-        let answer = crate::support::http::exchange(behind, raw.as_bytes(), false).ok()?;
-        Some(Reply {
-            status: answer.status,
-            headers: Vec::new(),
-            body: answer.body,
-        })
-    });
+    let failing = move |_: &mut Request| match deciding.load(Ordering::Relaxed) {
+        0 => None,
+        status => Some(Reply::text(status, "down")),
+    };
+    let front = HttpServer::before(behind, failing, |_, _| {});
     let key = Key::generate("public-1");
     let store = NixStore::new();
     let peer = options(&store, &key, &front.url()).start();

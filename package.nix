@@ -23,6 +23,7 @@ rustPlatform.buildRustPackage {
       ./Cargo.lock
       ./build.rs
       ./benches
+      ./dashboard/dist
       ./gossip
       ./src
       ./store

@@ -47,12 +47,12 @@ function verb({ action, success }: Event): string {
 }
 
 function Origin({ event }: { event: Event }) {
-  if (event.action === "served") return <>to {event.peer_id === undefined ? "a peer" : <Who id={event.peer_id} />}</>;
+  if (event.action === "served") return <> to {event.peer_id === undefined ? "a peer" : <Who id={event.peer_id} />}</>;
   if (event.source === "miss") return null;
-  if (event.source === "local") return <>in the own store</>;
-  if (event.source === "upstream") return <>{event.action === "check" ? "at" : "from"} the upstream</>;
+  if (event.source === "local") return <> in the own store</>;
+  if (event.source === "upstream") return <> {event.action === "check" ? "at" : "from"} the upstream</>;
   const where = event.peer_id === undefined ? event.source.replace(/^peer:/, "") : event.peer_id;
-  return <>{event.action === "check" ? "at" : "from"} <Who id={where} /></>;
+  return <> {event.action === "check" ? "at" : "from"} <Who id={where} /></>;
 }
 
 function Row({ event }: { event: Event }) {
@@ -63,7 +63,7 @@ function Row({ event }: { event: Event }) {
       <span class={`badge ${event.success ? event.action : "miss"}`}>{verb(event)}</span>
       <span class="what">
         <PathName name={event.name} hash={event.hash} />
-        <span class="quiet"> <Origin event={event} />{event.reason !== undefined && <> {event.reason}</>}</span>
+        <span class="quiet"><Origin event={event} />{event.reason !== undefined && <>: {event.reason}</>}</span>
       </span>
       <span class="num quiet">
         {event.size > 0 && event.action !== "check" && size(event.size)}

@@ -10,6 +10,8 @@ const AGAIN_MS = 3000;
 const HIDDEN_MS = 30_000;
 /** How often the lists that change slowly are asked for. */
 const TOPS_MS = 10_000;
+/** Events in one piece of news at most. */
+const EVENTS_TOLD = 50;
 /** Events that are kept: what the daemon keeps too. */
 const MAX_EVENTS = 500;
 
@@ -31,6 +33,8 @@ let newest = 0;
 let heardAt = 0;
 let version: string | null = null;
 let token = document.querySelector<HTMLMetaElement>('meta[name="token"]')?.content ?? "";
+/** Whether the daemon may have been started again since. */
+let isTokenOld = false;
 
 async function get<T>(path: string): Promise<T> {
   const answer = await fetch(path, { cache: "no-store" });
@@ -44,17 +48,23 @@ export function peers(query: Record<string, string>): Promise<Peers> {
   return get<Peers>(`/dashboard/peers?${new URLSearchParams(query)}`);
 }
 
+/** Reads the token anew: a daemon that was started again has another one. */
+async function renewToken(): Promise<void> {
+  const page = await (await fetch("/dashboard", { cache: "no-store" })).text();
+  token = /name="token" content="([0-9a-f]+)"/.exec(page)?.[1] ?? token;
+  isTokenOld = false;
+}
+
 /** Pauses hashing, or lets it go on. */
 export async function pauseScan(pause: boolean): Promise<void> {
   const post = () => fetch(`/scan/${pause ? "pause" : "resume"}`, {
     method: "POST",
     headers: { "X-Peerix-Token": token },
   });
+  if (isTokenOld) await renewToken();
   let answer = await post();
   if (answer.status === 403) {
-    // The daemon was started again since this page was loaded: it has another token now.
-    const page = await (await fetch("/dashboard", { cache: "no-store" })).text();
-    token = /name="token" content="([0-9a-f]+)"/.exec(page)?.[1] ?? token;
+    await renewToken();
     answer = await post();
   }
   if (!answer.ok) throw new Error(`the daemon answered ${answer.status}`);
@@ -95,7 +105,7 @@ async function takeNews(news: News): Promise<void> {
     connection.value = "live";
     lostSince.value = null;
   });
-  const missed = news.after > newest;
+  const missed = news.after > newest || news.activity.length >= EVENTS_TOLD;
   const after = newest;
   newest = Math.max(newest, news.newest);
   if (missed) {
@@ -107,6 +117,7 @@ async function takeNews(news: News): Promise<void> {
 function lost(how: Connection): void {
   if (lostSince.value === null) lostSince.value = Date.now() / 1000;
   connection.value = how;
+  isTokenOld = true;
 }
 
 function open(): void {

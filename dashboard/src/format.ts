@@ -68,13 +68,29 @@ export function day(time: number): string {
   return new Date(time * 1000).toLocaleDateString([], { day: "numeric", month: "long", year: "numeric" });
 }
 
+/** A URL as short as it can be told. */
+export function host(url: string): string {
+  return url.replace(/^https?:\/\//, "").replace(/\.?\/$/, "");
+}
+
 /** The start of an endpoint id or a hash. */
 export function short(id: string): string {
   return id.length > 10 ? id.slice(0, 8) : id;
 }
 
-/** A country's flag, where it has two letters. */
+/** Whether this system has pictures of flags: elsewhere they are letters, or boxes. */
+const hasFlags = (() => {
+  const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  if (context === null) return false;
+  context.font = "16px system-ui";
+  context.fillText("\u{1f1eb}\u{1f1f7}", 0, 16);
+  const { data } = context.getImageData(0, 0, 32, 24);
+  // France has blue and red; letters and boxes are black.
+  return data.some((value, index) => index % 4 !== 3 && value > 100);
+})();
+
+/** A country's flag, where it has two letters and there is a picture of it. */
 export function flag(country: string | null): string {
-  if (country === null || !/^[A-Z]{2}$/.test(country)) return "";
+  if (!hasFlags || country === null || !/^[A-Z]{2}$/.test(country)) return "";
   return String.fromCodePoint(...[...country].map((letter) => 0x1f1e6 + letter.charCodeAt(0) - 65));
 }

@@ -1,18 +1,18 @@
 // Why paths were not found.
 import { activity, now, report } from "./daemon";
 import { ago, count, counted, percent } from "./format";
-import { Empty, PathName, Section } from "./parts";
+import { Empty, PathName, Section, Words } from "./parts";
 
 /** Latest misses that are listed. */
 const LATEST = 5;
 
 /** What can be done about a reason, by what the daemon calls it. */
 const ADVICE: readonly (readonly [RegExp, string])[] = [
-  [/no peer is connected/, "Add one: what peerix ticket prints on another machine, as --peer here."],
+  [/no peer is connected/, "Add one: what `peerix ticket` prints on another machine, as `--peer` here."],
   [/inventory/, "Nobody in the swarm offers these. Usual for what was built here, or is not public."],
   [/asked has it/, "Peers were asked and lack them."],
-  [/in time/, "A peer was silent. --timeout gives peers longer; peers that stay silent are asked less."],
-  [/signature/, "Whoever has them signed with a key that is not trusted here: see trusted-public-keys."],
+  [/in time/, "A peer was silent. Peers that stay so are asked less; `peerix peers` tells which."],
+  [/signature/, "Whoever has them signed with a key that is not trusted here: see `trusted-public-keys`."],
   [/reference/, "Without an upstream cache, a path is only told of where all it needs can be had."],
 ];
 
@@ -34,9 +34,9 @@ export function Misses() {
           <ul class="reasons">
             {misses.map(([reason, times]) => (
               <li key={reason}>
-                <div class="line"><span>{reason}</span><span class="num">{count(times)}<span class="quiet"> {percent(times, total)}</span></span></div>
+                <div class="line"><span class="reason">{reason}</span><span class="num">{count(times)}<span class="quiet"> {percent(times, total)}</span></span></div>
                 <div class="bar" aria-hidden="true"><span class="fill miss" style={{ width: `${(100 * times) / total}%` }} /></div>
-                <p class="quiet">{ADVICE.find(([words]) => words.test(reason))?.[1]}</p>
+                <p class="quiet"><Words text={ADVICE.find(([words]) => words.test(reason))?.[1] ?? ""} /></p>
               </li>
             ))}
           </ul>
@@ -46,9 +46,9 @@ export function Misses() {
           <h3>Latest</h3>
           <ul class="plain">
             {latest.map((event) => (
-              <li key={event.id} class="line">
+              <li key={event.id}>
                 <PathName name={event.name} hash={event.hash} />
-                <span class="quiet">{event.reason}, {ago(event.time, now.value)}</span>
+                <p class="quiet">{event.reason}, {ago(event.time, now.value)}</p>
               </li>
             ))}
           </ul>

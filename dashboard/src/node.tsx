@@ -31,6 +31,26 @@ function Uploads({ uploads }: { uploads: Limits }) {
   );
 }
 
+function Trackers({ node }: { node: Told }) {
+  const { trackers, tracker_url } = node;
+  if (!Array.isArray(trackers) || trackers.length === 0) return tracker_url === null ? "none" : <code>{tracker_url}</code>;
+  return (
+    <ul class="plain">
+      {trackers.map((tracker) => (
+        <li key={tracker.url}>
+          <code>{tracker.url}</code>
+          <small>
+            {tracker.error !== null
+              ? <span class="lies">{tracker.error}</span>
+              : <>{count(tracker.announced_paths)} paths announced, {counted(tracker.named_peers, "peer")} named
+                {tracker.seconds_since_contact !== null && `, ${duration(tracker.seconds_since_contact)} ago`}</>}
+          </small>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
 export function Node() {
   const node = report.value?.node;
   if (node === undefined) return null;
@@ -53,7 +73,7 @@ export function Node() {
             ? "none"
             : <>{counted(node.swarm.peers, "peer")} heard<small>{counted(node.swarm.inventories, "inventory", "inventories")} held, {count(node.swarm.announced)} paths announced</small></>}</dd>
         </div>
-        <div><dt>Tracker</dt><dd>{node.tracker_url === null ? "none" : <code>{node.tracker_url}</code>}</dd></div>
+        <div><dt>Trackers</dt><dd><Trackers node={node} /></dd></div>
         {node.uploads !== null && <div><dt>Uploads</dt><dd><Uploads uploads={node.uploads} /></dd></div>}
         {node.nix_database !== null && (
           <div><dt>Nix's database</dt><dd><code>{node.nix_database.path}</code>{node.nix_database.absent !== undefined && <small>{node.nix_database.absent}</small>}</dd></div>

@@ -1,7 +1,7 @@
 // Small pieces that several sections use.
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
-import { short, sizeParts } from "./format";
+import { host, short, sizeParts } from "./format";
 import type { Source } from "./types";
 
 export const SOURCE_NAMES: Record<Source, string> = {
@@ -105,6 +105,11 @@ export function Choice<T extends string>(props: {
   );
 }
 
+/** A text in which backticks stand around what is typed. */
+export function Words({ text }: { text: string }) {
+  return <>{text.split("`").map((part, index) => index % 2 === 1 ? <code key={index}>{part}</code> : part)}</>;
+}
+
 /** A path's name, or its hash where the name is not known. */
 export function PathName({ name, hash }: { name: string; hash: string }) {
   return name === ""
@@ -116,5 +121,5 @@ export function PathName({ name, hash }: { name: string; hash: string }) {
 export function Who({ id }: { id: string }) {
   return /^[0-9a-f]{16,64}$/.test(id)
     ? <code title={id}>{short(id)}</code>
-    : <span title={id}>{id}</span>;
+    : <span title={id}>{host(id)}</span>;
 }

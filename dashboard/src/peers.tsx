@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { connection, now, peers as ask } from "./daemon";
-import { ago, count, counted, flag, milliseconds, rate, size } from "./format";
+import { ago, count, counted, flag, host, milliseconds, rate, size } from "./format";
 import { Empty, Section } from "./parts";
 import type { Peer, Peers as Told } from "./types";
 
@@ -57,7 +57,8 @@ function Way({ peer }: { peer: Peer }) {
       <span class={`badge ${source}`}>{WAYS[source]}</span>
       {peer.silent && <span class="badge miss">silent</span>}
       {peer.older && <span class="badge">older program</span>}
-      {peer.address !== null && <span class="address quiet">{peer.address}</span>}
+      {peer.other_swarm && <span class="badge miss">other swarm</span>}
+      {peer.address !== null && <span class="address quiet">{host(peer.address)}</span>}
     </>
   );
 }

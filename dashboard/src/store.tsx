@@ -43,9 +43,9 @@ function Hashing({ hashing }: { hashing: Told["hashing"] }) {
   return (
     <div class="work">
       <p class="line">
-        <span>{isOver
-          ? "All that is offered is hashed"
-          : is_paused_by_hand ? "Hashing is paused" : paused !== null ? `Hashing waits ${paused}` : "Hashing what is offered"}</span>
+        <span>{is_paused_by_hand
+          ? "Hashing is paused"
+          : isOver ? "All that is offered is hashed" : paused !== null ? `Hashing waits ${paused}` : "Hashing what is offered"}</span>
         {!isOver && <span class="num">{percent(bytes_done, bytes_done + bytes_left)}</span>}
       </p>
       {!isOver && <Progress value={bytes_done} max={bytes_done + bytes_left} label="Hashed of what is offered" />}
@@ -72,7 +72,7 @@ export function Store() {
     <Section id="store" title="Store">
       <dl class="rows">
         <div><dt>Offered to peers</dt><dd class="num">{count(store.offered)}<small>of {counted(store.paths, "path")}</small></dd></div>
-        <div><dt>Hashed</dt><dd class="num">{count(store.hashed)}<small>{percent(Math.min(store.hashed, store.offered), store.offered)} of what is offered</small></dd></div>
+        <div><dt>Hashed</dt><dd class="num">{count(store.hashed)}{store.offered > 0 && <small>{percent(Math.min(store.hashed, store.offered), store.offered)} of what is offered</small>}</dd></div>
         <div><dt>Read from the Nix store, no copy</dt><dd class="num">{count(store.by_reference)}</dd></div>
         <div><dt>Shared by hand</dt><dd class="num">{count(store.shared)}</dd></div>
         <div><dt>Downloads kept</dt><dd class="num">{count(store.downloaded)}<small>{size(store.download_bytes)}</small></dd></div>

@@ -1,7 +1,7 @@
 // The first thing to see: whether peers helped, how much, how fast.
-import { connection, downloads, lostSince, now, report } from "./daemon";
+import { connection, downloads, lostSince, now, report, tops } from "./daemon";
 import { count, counted, day, duration, percent, rate, size } from "./format";
-import { Amount, Dot, SOURCE_NAMES } from "./parts";
+import { Amount, Dot, SOURCE_NAMES, Words } from "./parts";
 import type { Report, Source, Traffic } from "./types";
 
 const FETCHED: readonly Source[] = ["lan", "direct", "relayed", "upstream"];
@@ -28,13 +28,16 @@ export function Header() {
   const words = {
     connecting: "Asking the daemon …",
     live: "Live",
-    lost: `No answer from the daemon for ${duration(now.value - (lostSince.value ?? now.value))}, trying again`,
+    lost: "No answer from the daemon, trying again",
     refused: "The daemon refused: too many dashboards are open. Close one; this page tries again.",
   };
   return (
     <header class="top">
       <span class="wordmark"><img src="/dashboard/icon.svg" alt="" width="24" height="24" />peerix</span>
-      <span class={`state ${state}`} role="status"><span class="lamp" aria-hidden="true" />{words[state]}</span>
+      <span class={`state ${state}`} role="status"><span class="lamp" aria-hidden="true" />{words[state]}
+        {/* Not read out each second. */}
+        {state === "lost" && <span aria-hidden="true" class="num">{duration(now.value - (lostSince.value ?? now.value))}</span>}
+      </span>
       {told && (
         <span class="about">
           version {told.node.version}, up for {duration(told.node.uptime_seconds)}
@@ -132,16 +135,17 @@ export function Summary() {
   const told = report.value;
   if (told === null) return <section class="card wide summary" aria-busy="true"><h1>Asking the daemon …</h1></section>;
   const { traffic, node } = told;
+  const given = tops.value?.total_served ?? 0;
   const arriving = FETCHED.reduce((sum, source) => sum + traffic.receiving[source], 0);
   return (
     <section class="card wide summary" aria-label="In short">
-      {warnings(told).map((text) => <p key={text} class="warning" role="alert">{text}</p>)}
+      {warnings(told).map((text) => <p key={text} class="warning" role="alert"><Words text={text} /></p>)}
       <Verdict traffic={traffic} connected={node.connected_peers} />
       <Shares traffic={traffic} />
       <dl class="figures">
         <div><dt>Arriving now</dt><dd><Amount bytes={arriving} perSecond /></dd></div>
         <div><dt>Going to peers now</dt><dd><Amount bytes={traffic.sending} perSecond /></dd></div>
-        <div><dt>Given to peers</dt><dd><Amount bytes={traffic.sent} /><small>{counted(traffic.nars_sent, "path")}</small></dd></div>
+        <div><dt>Given to peers</dt><dd><Amount bytes={traffic.sent} />{given > 0 && <small>{counted(given, "path")}</small>}</dd></div>
         <div><dt>Peers connected</dt><dd>{count(node.connected_peers)}<small>of {count(node.known_peers)} known</small></dd></div>
       </dl>
     </section>

@@ -11,6 +11,8 @@ const SPANS = [["hour", "Hour"], ["day", "Day"], ["month", "Month"]] as const;
 const HEIGHT = 220;
 /** How often a span is asked for again. */
 const EVERY_MS = 10_000;
+/** Seconds between two counts of the daemon. */
+const SAMPLE = 10;
 
 const span = signal<Span>("hour");
 const series = signal<Series | null>(null);
@@ -29,19 +31,28 @@ async function load(wanted: Span): Promise<void> {
   }
 }
 
+/** How many seconds each bin has counted so far: the last one has only begun. */
+function seconds(told: Series, bin: number): number {
+  if (bin < told.sent.length - 1 || told.width <= SAMPLE) return told.width;
+  const passed = Date.now() / 1000 - (told.start + bin * told.width);
+  return Math.min(told.width, Math.max(SAMPLE, passed));
+}
+
 /** The upper edges of the stacked areas, the whole first, in bytes a second, and what was sent. */
 function columns(told: Series): uPlot.AlignedData {
-  // The last bin has only begun.
-  const bins = Math.max(0, told.sent.length - 1);
+  const last = told.sent.length - 1;
+  const isEmpty = told.sent[last] === 0 && SOURCES.every((source) => told.received[source][last] === 0);
+  const bins = isEmpty ? last : last + 1;
   const xs = Array.from({ length: bins }, (_, bin) => told.start + bin * told.width);
   const edges: number[][] = [];
   let below = new Array<number>(bins).fill(0);
   for (const source of SOURCES) {
     const of = told.received[source];
-    below = below.map((under, bin) => under + (of[bin] ?? 0) / told.width);
+    below = below.map((under, bin) => under + (of[bin] ?? 0) / seconds(told, bin));
     edges.push(below);
   }
-  const sent = told.sent.slice(0, bins).map((bytes) => bytes / told.width);
+  // No line where nothing went.
+  const sent = told.sent.slice(0, bins).map((bytes, bin) => bytes === 0 ? null : bytes / seconds(told, bin));
   return [xs, ...edges.reverse(), sent];
 }
 
@@ -91,11 +102,12 @@ function draw(target: HTMLElement, told: Series): uPlot {
       {
         ...axis,
         space: 70,
+        size: 32,
         values: (_plot, times) => times.map((time) => told.width < 3600
           ? new Date(time * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })
           : new Date(time * 1000).toLocaleDateString([], { day: "numeric", month: "short" })),
       },
-      { ...axis, size: 74, values: (_plot, values) => values.map((value) => rate(value)) },
+      { ...axis, size: 74, values: (_plot, values) => values.map((value) => rate(value).replace(/\.0+(?=\D)/, "")) },
     ],
     hooks: { setCursor: [(plot) => { pointed.value = plot.cursor.idx ?? null; }] },
   }, columns(told), target);
@@ -136,7 +148,7 @@ function Legend({ told }: { told: Series }) {
   const bin = pointed.value;
   const value = (values: number[]) => bin === null
     ? <Amount bytes={sum(values)} />
-    : <Amount bytes={(values[bin] ?? 0) / told.width} perSecond />;
+    : <Amount bytes={(values[bin] ?? 0) / seconds(told, bin)} perSecond />;
   const time = bin === null ? null : new Date((told.start + bin * told.width) * 1000);
   return (
     <ul class="legend">
@@ -144,7 +156,7 @@ function Legend({ told }: { told: Series }) {
         <li key={source}><Dot source={source} />{SOURCE_NAMES[source]}<b>{value(told.received[source])}</b></li>
       ))}
       <li><span class="dash" aria-hidden="true" />To peers<b>{value(told.sent)}</b></li>
-      <li class="quiet">{time === null ? "in all" : `at ${time.toLocaleString([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" })}`}</li>
+      <li class="quiet">{time === null ? `in this ${span.value}` : `at ${time.toLocaleString([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" })}`}</li>
     </ul>
   );
 }

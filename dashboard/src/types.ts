@@ -13,12 +13,21 @@ export interface Node {
   connected_peers: number;
   swarm: Swarm | null;
   tracker_url: string | null;
+  trackers?: Tracker[];
   lan_discovery: boolean;
   relay_url: string | null;
   direct_addrs: string[];
   no_verify: boolean;
   uploads: Uploads | null;
   nix_database: { path: string; absent?: string } | null;
+}
+
+export interface Tracker {
+  url: string;
+  seconds_since_contact: number | null;
+  announced_paths: number;
+  named_peers: number;
+  error: string | null;
 }
 
 export interface Swarm {
@@ -166,6 +175,7 @@ export interface Peer {
   connected: boolean;
   silent: boolean;
   older: boolean;
+  other_swarm?: boolean;
   path: "lan" | "direct" | "relayed" | null;
   address: string | null;
   rtt_ms: number | null;

@@ -17,6 +17,7 @@ mod bad_input;
 mod blobs;
 mod commands;
 mod costs;
+mod dashboard;
 mod derivations;
 mod disk_faults;
 mod documents;

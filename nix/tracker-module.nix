@@ -23,6 +23,9 @@ let
   elsewhere = !(lib.hasPrefix "${stateDir}/" cfg.dbPath);
   relayPort = lib.toInt (lib.last (lib.splitString ":" cfg.relay));
 
+  # A port that is root's unless a unit may.
+  needsLowPort = cfg.port < 1024 || (cfg.relay != null && relayPort < 1024);
+
   # systemd expands these two characters.
   escape =
     words:
@@ -48,6 +51,7 @@ let
   ++ optional cfg.requireSigned "--require-signed"
   ++ flag "relay" cfg.relay
   ++ flag "relay-url" cfg.relayUrl
+  ++ map (proxy: "--trusted-proxy=${proxy}") cfg.trustedProxies
   ++ cfg.extraFlags;
 in
 {
@@ -112,10 +116,34 @@ in
       description = "URL by which peers reach that relay.";
     };
 
+    relayCertificateFile = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/var/lib/acme/relay.example.org/cert.pem";
+      description = ''
+        The relay's certificate (PEM), with which it needs no proxy and tells peers their addresses
+        over QUIC. systemd reads it for the tracker.
+      '';
+    };
+
+    relayKeyFile = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/var/lib/acme/relay.example.org/key.pem";
+      description = "Private key of that certificate; it may be root's alone.";
+    };
+
+    trustedProxies = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "10.0.0.0/24" ];
+      description = "Networks of proxies that are believed what they say of clients; one on this machine always is.";
+    };
+
     openFirewall = mkOption {
       type = types.bool;
       default = true;
-      description = "Open its TCP port, and the relay's.";
+      description = "Open its TCP port, and the relay's; with a certificate UDP 7842 too.";
     };
 
     user = mkOption {
@@ -134,6 +162,10 @@ in
   config = mkIf cfg.enable {
     assertions = [
       {
+        assertion = (cfg.relayCertificateFile == null) == (cfg.relayKeyFile == null);
+        message = "services.peerix-tracker: relayCertificateFile and relayKeyFile belong together";
+      }
+      {
         assertion = !elsewhere || cfg.databaseFile != null || cfg.user != null;
         message = "services.peerix-tracker.dbPath: outside of ${stateDir} it needs a user who may write there";
       }
@@ -143,6 +175,10 @@ in
 
     networking.firewall.allowedTCPPorts = mkIf cfg.openFirewall (
       [ cfg.port ] ++ optional (cfg.relay != null) relayPort
+    );
+
+    networking.firewall.allowedUDPPorts = mkIf cfg.openFirewall (
+      optional (cfg.relay != null && cfg.relayCertificateFile != null) 7842
     );
 
     systemd.services.peerix-tracker = {
@@ -166,11 +202,23 @@ in
           User = if cfg.user == null then "peerix-tracker" else cfg.user;
           StateDirectory = "peerix-tracker";
           StateDirectoryMode = "0700";
-          LoadCredential = optional (cfg.databaseFile != null) "database:${cfg.databaseFile}";
+          LoadCredential =
+            optional (cfg.databaseFile != null) "database:${cfg.databaseFile}"
+            ++ optional (cfg.relayCertificateFile != null) "relay-certificate:${cfg.relayCertificateFile}"
+            ++ optional (cfg.relayKeyFile != null) "relay-key:${cfg.relayKeyFile}";
+          Environment =
+            optional (
+              cfg.relayCertificateFile != null
+            ) "PEERIX_TRACKER_RELAY_CERTIFICATE=%d/relay-certificate"
+            ++ optional (cfg.relayKeyFile != null) "PEERIX_TRACKER_RELAY_KEY=%d/relay-key";
           ReadWritePaths = optional elsewhere (dirOf cfg.dbPath);
           # Nothing of Nix is its business.
           InaccessiblePaths = [ "-/nix/var" ];
           LimitNOFILE = 65536;
+        }
+        // lib.optionalAttrs needsLowPort {
+          AmbientCapabilities = "CAP_NET_BIND_SERVICE";
+          CapabilityBoundingSet = "CAP_NET_BIND_SERVICE";
         }
         // lib.optionalAttrs (cfg.databaseFile != null) {
           ExecStart = pkgs.writeShellScript "peerix-tracker" ''

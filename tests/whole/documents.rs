@@ -1,10 +1,14 @@
 //! What the documents say is what there is: tables made from the code, links that lead somewhere.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use peerix::config::setting::{self, Kind, Setting};
 
-use crate::support::ROOT;
+use crate::support::{ROOT, peer::peerix, run, text_of};
 
 /// Set to write what is generated into the documents, in place of comparing: `scripts/docs`.
 const WRITE: &str = "PEERIX_WRITE_DOCS";
@@ -75,4 +79,108 @@ pub fn cell(text: &str) -> String {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The documents for users: README.md and what is in `docs`, by their paths.
+pub fn documents() -> Vec<(PathBuf, String)> {
+    let root = Path::new(ROOT);
+    let mut paths: Vec<PathBuf> = ["README.md", "SECURITY.md", "ARCHITECTURE.md"]
+        .map(|name| root.join(name))
+        .into();
+    let docs = fs::read_dir(root.join("docs")).expect("docs");
+    paths.extend(
+        docs.map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+    );
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a document");
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// The blocks of code of a language.
+pub fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    text.split("\n```")
+        .filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'))
+        .collect()
+}
+
+/// What a line of shell calls of ours: the subcommand, and its flags up to a command of its own.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let line = line.split(" #").next().unwrap_or_default();
+    line.split([';', '|', '&', '$', '(', ')'])
+        .filter_map(|command| {
+            let mut words = command.split_whitespace().peekable();
+            while words
+                .next_if(|word| *word == "sudo" || word.contains('='))
+                .is_some()
+            {}
+            let name = words.next()?.trim_start_matches("./result/bin/");
+            let mut call: Vec<String> = match name {
+                "peerix" => Vec::new(),
+                "peerix-iroh" => vec!["daemon".to_owned()],
+                "peerix-tracker" => vec!["tracker".to_owned()],
+                _ => return None,
+            };
+            call.extend(words.take_while(|word| *word != "--").map(str::to_owned));
+            Some(call)
+        })
+        .collect()
+}
+
+#[test]
+fn every_command_in_the_documents_is_one_and_has_its_flags() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut seen = 0;
+    for (path, text) in documents() {
+        let lines = blocks(&text, "sh").into_iter().flat_map(str::lines);
+        for call in lines.flat_map(calls) {
+            let is_name = |word: &&String| {
+                word.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            };
+            // `key generate` and `store stats` are two words.
+            let depth =
+                1 + usize::from(call.first().is_some_and(|it| it == "key" || it == "store"));
+            let command: Vec<String> = call
+                .iter()
+                .take(depth)
+                .take_while(is_name)
+                .cloned()
+                .collect();
+            let help = helps.entry(command.clone()).or_insert_with(|| {
+                let output = run(peerix(home.path()).args(&command).arg("--help"));
+                assert!(output.status.success(), "{}: {call:?}", path.display());
+                text_of(&output)
+            });
+            for flag in call.iter().filter(|word| word.starts_with("--")) {
+                let flag = flag.split('=').next().unwrap_or_default();
+                assert!(
+                    help.contains(flag),
+                    "{}: `peerix {}` has no {flag}",
+                    path.display(),
+                    command.join(" ")
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} commands were found");
+}
+
+#[test]
+fn every_link_in_the_documents_leads_to_a_file() {
+    for (path, text) in documents() {
+        let links = text.split("](").skip(1);
+        for link in links.filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let target = path.parent().unwrap_or(Path::new(ROOT)).join(file);
+            assert!(target.exists(), "{}: {link}", path.display());
+        }
+    }
 }

@@ -24,6 +24,7 @@ mod documents;
 mod endpoints;
 mod fuzz_corpus;
 mod http_faults;
+mod install;
 mod lan;
 mod lan_older;
 mod lifecycle;

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Nixpkgs, ROOT, nix_instantiate};
-use crate::support::{run_ok, text_of};
+use super::{Machine, Nixpkgs, nix_instantiate};
+use crate::{
+    documents,
+    support::{ROOT, run_ok, text_of},
+};
 
 #[test]
 fn every_nix_file_parses() {
@@ -79,4 +82,32 @@ fn the_flake_has_what_it_says() {
             "overlay": "peerix",
         })
     );
+}
+
+/// Blocks that configure something are what a person pastes: each is evaluated, and what it makes of
+/// the daemon's configuration has to be taken by the daemon.
+#[test]
+fn every_configuration_in_the_documents_evaluates() {
+    let Some(nixpkgs) = Nixpkgs::find() else {
+        return;
+    };
+    let mut seen = 0;
+    for (path, text) in documents::documents() {
+        for block in documents::blocks(&text, "nix") {
+            if !block.contains("services.peerix") || block.contains("inputs.") {
+                continue;
+            }
+            let services = format!(
+                "peerix = ({{ {block} }}).services.peerix or {{ }}; \
+                 tracker = ({{ {block} }}).services.peerix-tracker or {{ }};"
+            );
+            let machine = Machine::read(&nixpkgs.try_services(&services), block);
+            assert_eq!(machine.all["failed"], json!([]), "{}", path.display());
+            if machine.all["file"].is_string() {
+                machine.assert_accepted(nixpkgs.directory.path());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "only {seen} configurations were found");
 }

@@ -12,7 +12,8 @@ const MATRIX: &[&str] = &[
     "{ enable = true; dbPath = \"/srv/100%/tracker.db\"; user = \"somebody\"; }",
     "{ enable = true; databaseFile = \"/run/keys/database\"; requireSigned = true; }",
     "{ enable = true; relay = \"0.0.0.0:443\"; relayUrl = \"https://relay.example\"; \
-       extraFlags = [ \"--verbose\" ]; }",
+       relayCertificateFile = \"/run/c\"; relayKeyFile = \"/run/k\"; \
+       trustedProxies = [ \"10.0.0.0/24\" ]; extraFlags = [ \"--verbose\" ]; }",
 ];
 
 #[test]
@@ -35,6 +36,7 @@ fn every_option_of_the_tracker_reaches_its_command() {
         &[
             "--relay=0.0.0.0:443",
             "--relay-url=https://relay.example",
+            "--trusted-proxy=10.0.0.0/24",
             "--verbose",
         ],
     ];
@@ -87,14 +89,23 @@ fn the_tracker_s_firewall_opens_its_own_ports_alone() {
     let Some(nixpkgs) = Nixpkgs::find() else {
         return;
     };
-    for (settings, tcp) in [
-        ("", json!([12305])),
-        ("relay = \"[::]:443\";", json!([12305, 443])),
-        ("openFirewall = false; relay = \"[::]:443\";", json!([])),
+    for (settings, tcp, udp) in [
+        ("", json!([12305]), json!([])),
+        ("relay = \"[::]:443\";", json!([12305, 443]), json!([])),
+        (
+            "relay = \"[::]:443\"; relayCertificateFile = \"/c\"; relayKeyFile = \"/k\";",
+            json!([12305, 443]),
+            json!([7842]),
+        ),
+        (
+            "openFirewall = false; relay = \"[::]:443\";",
+            json!([]),
+            json!([]),
+        ),
     ] {
         let settings = format!("{{ enable = true; {settings} }}");
         let machine = Machine::read(&nixpkgs.try_tracker(&settings), &settings);
-        assert_eq!(machine.all["firewall"], json!({ "tcp": tcp, "udp": [] }));
+        assert_eq!(machine.all["firewall"], json!({ "tcp": tcp, "udp": udp }));
         // It is a service of its own.
         assert_eq!(machine.all["file"], Value::Null);
         assert_eq!(machine.all["nix"], json!({}));

@@ -31,7 +31,8 @@ fn files(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn install(root: &Path, arguments: &[&str]) {
-    let mut script = Command::new(Path::new(ROOT).join("scripts/install"));
+    let mut script = Command::new("bash");
+    script.arg(Path::new(ROOT).join("scripts/install"));
     run_ok(script.arg("--root").arg(root).args(arguments));
 }
 

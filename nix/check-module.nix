@@ -1,4 +1,4 @@
-# The module in the whole of NixOS: its unit, and the files of /etc that it makes.
+# The module in the whole of NixOS: its units, and the files of /etc that it makes.
 { pkgs, module }:
 
 let
@@ -13,6 +13,7 @@ let
           services.peerix = peerix // {
             enable = true;
           };
+          services.peerix-tracker.enable = true;
           system.stateVersion = pkgs.lib.trivial.release;
         }
       ];
@@ -22,6 +23,7 @@ let
     config.systemd.units."peerix.service".text
     config.systemd.units."peerix.socket".text
     config.systemd.units."peerix-rescan.path".text
+    config.systemd.units."peerix-tracker.service".text
   ];
 in
 pkgs.writeText "peerix-module" (

@@ -62,6 +62,7 @@ rec {
       blob_quota = cfg.blobQuota;
       wire_compression = cfg.wireCompression;
       proxy_upstream = cfg.proxyUpstream;
+      geoip_database = cfg.geoipDatabase;
       public_cache_keys = orNull cfg.publicCacheKeys;
       trusted_public_keys = orNull knownKeys;
       server = {

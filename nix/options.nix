@@ -304,6 +304,14 @@ in
     '';
   };
 
+  geoipDatabase = setting types.path {
+    example = literalExpression "pkgs.dbip-country-lite.mmdb";
+    description = ''
+      Database in MaxMind's format that tells the countries of peers on the dashboard. Nixpkgs has one
+      that is free to use: `pkgs.dbip-country-lite.mmdb`.
+    '';
+  };
+
   settings = mkOption {
     type = settingsType;
     default = { };

@@ -51,6 +51,7 @@ fn samples() -> Vec<(&'static str, String, Vec<String>)> {
         text("announce", "shared"),
         list("relays", "off"),
         text("caFile", "/etc/ssl/own.pem"),
+        text("geoipDatabase", "/usr/share/geoip.mmdb"),
         text("irohBind", "0.0.0.0:4000"),
         text("uploadLimit", "5MB"),
         text("uploadLimitPerPeer", "1MB"),

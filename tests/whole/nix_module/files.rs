@@ -109,5 +109,5 @@ fn every_configuration_in_the_documents_evaluates() {
             seen += 1;
         }
     }
-    assert!(seen >= 3, "only {seen} configurations were found");
+    assert!(seen >= 2, "only {seen} configurations were found");
 }

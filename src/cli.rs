@@ -11,20 +11,27 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 mod check_config;
 mod daemon;
+mod doctor;
+mod examples;
 mod failure;
 mod flags;
 mod get;
 mod key;
 mod logging;
+mod man;
+mod nix_setup;
 mod output;
 mod pause;
 mod progress;
 mod report;
+mod run;
 mod share;
 mod store;
 mod store_path;
 mod surroundings;
+mod top;
 mod tracker;
+mod why;
 
 use failure::{Exit, Failure};
 
@@ -50,13 +57,24 @@ Examples:
   Let Nix ask peerix for everything: in nix.conf
     extra-substituters = http://127.0.0.1:12304
 
+Every command takes --json. Colours and progress bars are for terminals alone; NO_COLOR and
+CLICOLOR_FORCE are heeded.
+
 Exit codes:
   0  done
   1  failed; one line on standard error says why and what to do
   2  wrong usage
   3  no daemon answers
   4  a confirmation is needed: run it on a terminal, or with --yes
-  `peerix get` ends with Nix's own exit code once Nix was run.";
+  5  the daemon refuses: it is not allowed, or makes no sense there
+  6  not found: no peer has it, or the daemon knows nothing of it
+  `peerix get` ends with Nix's own exit code once Nix was run, `peerix run` with its command's.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  peerix completions bash > ~/.local/share/bash-completion/completions/peerix
+  peerix completions zsh > ~/.zfunc/_peerix
+  peerix completions fish > ~/.config/fish/completions/peerix.fish";
 
 /// A peer-to-peer binary cache for Nix
 #[derive(Debug, Parser)]
@@ -77,22 +95,34 @@ enum Command {
     /// Take back what was shared
     Unshare(share::UnshareArgs),
     /// List what was shared
+    #[command(after_help = examples::SHARED)]
     Shared(DaemonChoice),
     /// Print this machine's own ticket, for `--peer` on another one
+    #[command(after_help = examples::TICKET)]
     Ticket(DaemonChoice),
     /// Install store paths from peers
     Get(get::GetArgs),
+    /// Run a command whose Nix fetches from peers, through a daemon of its own
+    Run(run::RunArgs),
     /// Tell how the daemon is
+    #[command(after_help = examples::STATUS)]
     Status(DaemonChoice),
+    /// Show transfers, traffic and peers as they are, on a terminal
+    Top(top::TopArgs),
+    /// Tell why a path is found or not, and given to peers or not
+    Why(why::WhyArgs),
     /// List the peers that the daemon knows
+    #[command(after_help = examples::PEERS)]
     Peers(DaemonChoice),
     /// Have the daemon look through the whole store now, or pause its hashing in the background
     Scan(store::ScanArgs),
     /// Upload nothing for a while
     Pause(pause::PauseArgs),
     /// Upload again
+    #[command(after_help = examples::RESUME)]
     Resume(DaemonChoice),
     /// Read again all that the daemon holds, and drop what is gone or wrong
+    #[command(after_help = examples::VERIFY)]
     Verify(DaemonChoice),
     /// Forget the hashes of store paths, and remove what was downloaded of them
     Forget(store::ForgetArgs),
@@ -100,21 +130,18 @@ enum Command {
     Store(store::StoreArgs),
     /// Make, show and replace the keys of this machine, or of one that is yet to be
     Key(key::KeyArgs),
+    /// Find out what keeps peerix from being of use here, and what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Check the configuration, and print each value with its origin
     CheckConfig(check_config::CheckConfigArgs),
     /// Print completions for a shell
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    #[command(hide = true)]
-    Run(NotYet),
-    #[command(hide = true)]
-    Top(NotYet),
-    #[command(hide = true)]
-    Why(NotYet),
-    #[command(hide = true)]
-    Doctor(NotYet),
+    /// Write manual pages
+    Man(man::ManArgs),
 }
 
 /// Which daemon a command talks to, and how it answers.
@@ -143,13 +170,6 @@ impl DaemonChoice {
             .map_err(Failure::from)?;
         Ok(Client::connect(&surroundings.control_sockets(state_dir.as_deref())).await?)
     }
-}
-
-/// A command that a later build has, with whatever is given to it.
-#[derive(Debug, Args)]
-struct NotYet {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<OsString>,
 }
 
 /// Runs the command that the process was started with.
@@ -199,12 +219,16 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::CheckConfig(args) => check_config::run(args),
         Command::Key(args) => key::run(args),
         Command::Completions { shell } => completions(shell),
+        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Run(args) => run::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Share(args) => with_client(&args.daemon, share::share(&args)),
         Command::Unshare(args) => with_client(&args.daemon, share::unshare(&args)),
         Command::Shared(choice) => with_client(&choice, share::shared(&choice)),
         Command::Ticket(choice) => with_client(&choice, share::ticket(&choice)),
         Command::Get(args) => with_client(&args.daemon, get::get(&args)),
         Command::Status(choice) => with_client(&choice, report::status(&choice)),
+        Command::Why(args) => with_client(&args.daemon, why::why(&args)),
         Command::Peers(choice) => with_client(&choice, report::peers(&choice)),
         Command::Scan(args) => with_client(&args.daemon, store::scan(&args)),
         Command::Pause(args) => with_client(&args.daemon, pause::pause(&args)),
@@ -214,17 +238,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Store(args) => match args.command {
             store::StoreCommand::Stats(choice) => with_client(&choice, store::stats(&choice)),
         },
-        Command::Run(_) => not_yet("run"),
-        Command::Top(_) => not_yet("top"),
-        Command::Why(_) => not_yet("why"),
-        Command::Doctor(_) => not_yet("doctor"),
+        Command::Top(args) => with_client(&args.daemon, top::top(&args)),
     }
-}
-
-fn not_yet(command: &str) -> Result<Exit, Failure> {
-    let message =
-        format!("`peerix {command}` is not in this build yet: `peerix --help` lists what is");
-    Err(Failure::new(Exit::Usage, message))
 }
 
 /// Runs a command that talks to the daemon, on this thread.

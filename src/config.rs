@@ -25,9 +25,11 @@ use crate::{
 };
 
 pub mod error;
+pub mod example;
 pub mod file;
 pub mod layer;
 pub mod places;
+pub mod reload;
 mod resolve;
 pub mod setting;
 pub mod value;
@@ -72,6 +74,19 @@ pub enum WireCompression {
     Level(u8),
 }
 
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// To the journal with fields where a service manager reads standard error, else as text.
+    Auto,
+    /// Text.
+    Text,
+    /// A JSON object each.
+    Json,
+    /// To systemd's journal, with fields.
+    Journald,
+}
+
 /// The daemon's configuration, complete and checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,6 +98,8 @@ pub struct Config {
     pub timeout: Duration,
     /// More to the log.
     pub verbose: bool,
+    /// How log lines are written.
+    pub log_format: LogFormat,
     /// Where identity, index and downloads live.
     pub state_dir: PathBuf,
     /// The control socket, to be bound by the daemon.

@@ -7,11 +7,11 @@
 use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
-use peerix_store::nix::{StorePath, TrustedPublicKey};
+use peerix_store::nix::{StorePath, StorePathHash, TrustedPublicKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::{share::ShareToken, ticket::PeerAddr};
+use crate::{report::Report, share::ShareToken, ticket::PeerAddr, why::WhyReport};
 
 pub mod client;
 pub mod credentials;
@@ -31,6 +31,19 @@ pub trait Operations: Send + Sync + 'static {
     fn status(&self) -> BoxFuture<'_, serde_json::Value>;
     /// What `GET /peers` of the substituter tells.
     fn peers(&self) -> BoxFuture<'_, serde_json::Value>;
+    /// All that one look at the daemon needs.
+    fn report(&self) -> BoxFuture<'_, Report> {
+        Box::pin(async { Report::default() })
+    }
+    /// What can be told of a path: who has it, who said what, and what became of it lately.
+    fn why(&self, path_hash: StorePathHash) -> BoxFuture<'_, WhyReport> {
+        Box::pin(async move {
+            WhyReport {
+                hash: path_hash.to_string(),
+                ..WhyReport::default()
+            }
+        })
+    }
     /// What was shared by hand.
     fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>>;
     /// This endpoint's own ticket, without paths.
@@ -61,6 +74,10 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>>;
+    /// Takes over what the configuration says by now.
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
     /// Pauses hashing in the background, or lets it go on.
     fn pause(&self, pause: bool) -> BoxFuture<'_, ()>;
     /// Uploads nothing for so many seconds, or until it is resumed.

@@ -5,14 +5,17 @@ mod keeping;
 mod listen;
 mod node;
 mod protocols;
+mod reloading;
 mod reporting;
 mod served;
 mod sharing;
 
 pub(crate) use sharing::default_key_name;
 
+pub use reloading::ReadAgain;
+
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -26,12 +29,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     node::{Node, Parts},
     protocols::Protocols,
+    reloading::Reloading,
     served::Served,
 };
 use crate::{
     announcing::{self, Trackers},
     authorities::Authorities,
-    config::{Config, Mode},
+    config::{Config, Loaded, Mode},
     control::{self, ControlSocket},
     dashboard::Dashboard,
     geoip::Countries,
@@ -65,21 +69,28 @@ use crate::{
     },
     trust::Trust,
     upstream::{Upstream, UpstreamConfig},
+    why::History,
 };
+
+/// The log target of what everybody is to read, however quiet the log is.
+pub const NOTICE: &str = "peerix::notice";
 
 /// How long the servers may take to finish what they are in the middle of.
 const SERVERS_GRACE: Duration = Duration::from_secs(6);
 
 /// Runs the daemon until `stop` is cancelled, then ends everything within ten seconds. `service` is
-/// told of both, and its socket is served where it has one.
+/// told of both, and its socket is served where it has one. At SIGHUP the configuration is read
+/// with `read_again`, and what can change does.
 ///
 /// # Errors
 /// Whatever keeps it from starting, in one line that says what to do; nothing is left running.
 pub async fn run(
-    config: Config,
+    loaded: Loaded,
+    read_again: ReadAgain,
     mut service: Service,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Loaded { config, shown, .. } = loaded;
     let swarm_id = config.swarm_id()?;
     // Whoever asks over HTTP proves nothing: a swarm of one's own is not served so.
     let lan_http = config.lan_discovery && swarm_id.is_public();
@@ -133,7 +144,7 @@ pub async fn run(
         },
         config.iroh_bind,
         known.clone(),
-        admission,
+        admission.clone(),
         open.clone(),
         links.clone(),
     )
@@ -148,17 +159,11 @@ pub async fn run(
         )
     });
     let (swarm, changes) = swarm.unzip();
-    let trusting = || Trust::new(config.trusted_public_keys.clone(), config.no_verify);
-    let trust = trusting();
+    let trust = Trust::new(config.trusted_public_keys.clone(), config.no_verify);
     let offer = Arc::new(OfferPolicy::remembering(
         OfferRules {
-            filter: config.filter,
-            excluded: config.excluded.clone(),
-            public_cache_keys: config.public_cache_keys.clone(),
-            // Not what is trusted for the time of a command.
-            trust: trusting(),
             signing,
-            announce: config.announce.unwrap_or(Announce::All),
+            ..reloading::offer_rules(&config)
         },
         PublicPaths::read(&state_dir),
     ));
@@ -170,7 +175,7 @@ pub async fn run(
     let peers = Peers::new(
         endpoint.clone(),
         known,
-        open,
+        open.clone(),
         peers::Options {
             reach,
             connect_timeout: config.timeout,
@@ -258,12 +263,15 @@ pub async fn run(
         Instant::now(),
         SystemTime::now(),
     ));
+    let history = Arc::new(History::default());
+    let budgets = Budgets::new(config.hash_per_day);
     let protocols = Protocols {
         store: &store,
         offer: &offer,
         upload: &upload,
         compression: config.wire_compression,
-        budgets: Budgets::new(config.hash_per_day),
+        budgets: budgets.clone(),
+        history: &history,
         peers: &peers,
         metrics: &metrics,
         swarm: &swarm,
@@ -278,7 +286,22 @@ pub async fn run(
         swarm.gossip().join(config.peers.clone());
     }
 
+    let reloading = Reloading {
+        read: read_again,
+        shown: Mutex::new(shown),
+        admission,
+        open,
+        upload,
+        gate: gate.clone(),
+        budgets,
+        offer: offer.clone(),
+        trust: trust.clone(),
+        peers: peers.clone(),
+        swarm: swarm.clone(),
+    };
     let node = Arc::new(Node::new(Parts {
+        reloading: Some(reloading),
+        history: history.clone(),
         http_address,
         store_uri: config.store_uri.clone(),
         store: store.clone(),
@@ -355,7 +378,7 @@ pub async fn run(
     if state_dir.is_new() {
         announce_first_start(&config);
     }
-    service.ready();
+    service.ready(http_address);
     service
         .keep_alive(|| StatusSource::health(&*node).0, &stop)
         .await;
@@ -443,22 +466,15 @@ fn upstream(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Upstream>
     Ok(upstream)
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the one line that says where it listens"
-)]
 fn announce_ready(http_address: std::net::SocketAddr, node: &Node) {
-    eprintln!(
-        "peerix: ready at http://{http_address}, endpoint {}",
+    tracing::info!(
+        target: NOTICE,
+        "ready at http://{http_address}, endpoint {}",
         node.endpoint_id()
     );
 }
 
 /// Says at the first start what others get to know.
-#[expect(
-    clippy::print_stderr,
-    reason = "what a person should know from the start"
-)]
 fn announce_first_start(config: &Config) {
     let offered = match config.filter {
         Filter::PublicCaches => "what a public cache has",
@@ -478,7 +494,8 @@ fn announce_first_start(config: &Config) {
         [] => "no tracker".to_owned(),
         trackers => trackers.join(", "),
     };
-    eprintln!(
-        "peerix: offered to peers that ask: {offered}, and what you share by hand; announced: {announced}, to {swarm} and {trackers} (--filter-mode, --announce, --swarm, --tracker)"
+    tracing::info!(
+        target: NOTICE,
+        "offered to peers that ask: {offered}, and what you share by hand; announced: {announced}, to {swarm} and {trackers} (--filter-mode, --announce, --swarm, --tracker)"
     );
 }

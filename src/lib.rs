@@ -37,6 +37,7 @@ pub mod tracker;
 pub mod transfer;
 pub mod trust;
 pub mod upstream;
+pub mod why;
 
 /// This build: the version, and the commit that it was built from (`0.1.0+<commit>`, or `+dev`).
 pub const VERSION: &str = env!("PEERIX_VERSION");

@@ -1,6 +1,7 @@
 //! Finds who has a path and what may be told of it: own store, then peers, then trust.
 
 mod elsewhere;
+mod explain;
 mod trail;
 
 use std::{

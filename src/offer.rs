@@ -1,11 +1,12 @@
 //! Which paths of this machine may be served to peers, and which of them are announced.
 
+mod explain;
 mod private;
 pub mod public;
 pub mod rules;
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use iroh::EndpointId;
@@ -86,7 +87,8 @@ impl OfferRules {
 /// what Nix's database says of the path alone; a share is looked up each time, so that an unshared
 /// path is refused from the next request on.
 pub struct OfferPolicy {
-    rules: OfferRules,
+    rules: RwLock<Arc<OfferRules>>,
+    signing: Signing,
     verdicts: Mutex<LruCache<VerdictKey, bool>>,
     private: Mutex<PrivateShares>,
     public: PublicPaths,
@@ -107,17 +109,33 @@ impl OfferPolicy {
     pub fn remembering(rules: OfferRules, public: PublicPaths) -> Self {
         let verdicts = Mutex::new(LruCache::new(REMEMBERED_VERDICTS));
         Self {
-            rules,
+            signing: rules.signing.clone(),
+            rules: RwLock::new(Arc::new(rules)),
             verdicts,
             private: Mutex::new(PrivateShares::new()),
             public,
         }
     }
 
+    /// Offers by other rules from now on; the keys to sign with stay as they are.
+    pub fn replace(&self, rules: OfferRules) {
+        let rules = OfferRules {
+            signing: self.signing.clone(),
+            ..rules
+        };
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.verdicts().clear();
+    }
+
+    fn rules(&self) -> Arc<OfferRules> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.clone()
+    }
+
     /// Returns whether any peer may have this path.
     #[must_use]
     pub fn is_offered(&self, store: &Store, info: &PathInfo) -> bool {
-        self.rules.filter == Filter::Everything
+        self.rules().filter == Filter::Everything
             || self.is_shared_openly(store, info.path_hash())
             || self.is_offered_unasked(info)
     }
@@ -133,7 +151,7 @@ impl OfferPolicy {
     /// shared in private never is.
     #[must_use]
     pub fn is_announced(&self, store: &Store, info: &PathInfo) -> bool {
-        match self.rules.announce {
+        match self.rules().announce {
             Announce::All => self.is_offered(store, info),
             Announce::Shared => self.is_shared_openly(store, info.path_hash()),
             Announce::None => false,
@@ -143,7 +161,7 @@ impl OfferPolicy {
     /// What is announced of what is offered.
     #[must_use]
     pub fn announces(&self) -> Announce {
-        self.rules.announce
+        self.rules().announce
     }
 
     /// Returns what is told of a path that this machine holds: its fields, with the signatures that
@@ -159,7 +177,7 @@ impl OfferPolicy {
                         info.signatures.push(signature);
                     }
                 }
-                self.rules.signing.sign(info, is_shared)
+                self.signing.sign(info, is_shared)
             }
             // What was fetched is somebody else's word.
             _ => nar.info.clone(),
@@ -169,7 +187,7 @@ impl OfferPolicy {
     /// The keys that this machine signs with.
     #[must_use]
     pub fn signing(&self) -> &Signing {
-        &self.rules.signing
+        &self.signing
     }
 
     /// Keeps a share for those who show `token`. To be told before the store learns of the share.
@@ -218,8 +236,8 @@ impl OfferPolicy {
 
     fn is_signed_publicly(&self, info: &PathInfo) -> bool {
         !info.signatures.is_empty()
-            && self.remembered(0, info, || {
-                is_signed_by(info, &self.rules.public_cache_keys)
+            && self.remembered(0, info, |rules| {
+                is_signed_by(info, &rules.public_cache_keys)
             })
     }
 
@@ -230,7 +248,8 @@ impl OfferPolicy {
     #[must_use]
     pub fn is_to_be_asked(&self, info: &PathInfo) -> bool {
         let is_signed = || well_formed_signatures(&info.signatures).next().is_some();
-        let is_proven = match self.rules.filter {
+        let rules = self.rules();
+        let is_proven = match rules.filter {
             Filter::Everything => true,
             Filter::PublicCaches => false,
             Filter::Vouched => self.is_vouched_for(info),
@@ -238,7 +257,7 @@ impl OfferPolicy {
         !is_proven
             && !is_signed()
             && self.public.is_due(info)
-            && !self.rules.excluded.match_name_of(&info.store_path)
+            && !rules.excluded.match_name_of(&info.store_path)
     }
 
     /// What upstreams said of paths.
@@ -248,8 +267,9 @@ impl OfferPolicy {
     }
 
     fn is_offered_unasked(&self, info: &PathInfo) -> bool {
-        let is_excluded = || self.rules.excluded.match_name_of(&info.store_path);
-        match self.rules.filter {
+        let rules = self.rules();
+        let is_excluded = || rules.excluded.match_name_of(&info.store_path);
+        match rules.filter {
             Filter::Everything => true,
             Filter::PublicCaches => self.is_public(info) && !is_excluded(),
             Filter::Vouched => {
@@ -259,17 +279,27 @@ impl OfferPolicy {
     }
 
     fn is_vouched_for(&self, info: &PathInfo) -> bool {
-        self.rules.signing.signs_all()
-            || self.remembered(1, info, || self.rules.trust.check(info).is_ok())
+        self.signing.signs_all()
+            || self.remembered(1, info, |rules| rules.trust.check(info).is_ok())
     }
 
-    fn remembered(&self, question: u8, info: &PathInfo, answer: impl FnOnce() -> bool) -> bool {
+    fn remembered(
+        &self,
+        question: u8,
+        info: &PathInfo,
+        answer: impl FnOnce(&OfferRules) -> bool,
+    ) -> bool {
         let key = verdict_key(question, info);
         if let Some(&verdict) = self.verdicts().get(&key) {
             return verdict;
         }
-        let verdict = answer();
-        self.verdicts().put(key, verdict);
+        let rules = self.rules();
+        let verdict = answer(&rules);
+        let mut verdicts = self.verdicts();
+        // Rules that came meanwhile forget all verdicts once this lock is free.
+        if Arc::ptr_eq(&rules, &self.rules()) {
+            verdicts.put(key, verdict);
+        }
         verdict
     }
 

@@ -5,10 +5,15 @@
 //! It is told when the daemon is ready and when it begins to stop, and in between, where it wants
 //! that, that the daemon still works.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// What a service manager gave this process, and how it wants to hear from it.
@@ -17,6 +22,7 @@ pub struct Service {
     listener: Option<TcpListener>,
     watchdog: Option<Duration>,
     is_told: bool,
+    waiting: Option<oneshot::Sender<SocketAddr>>,
 }
 
 /// Why what a service manager handed over can't be used.
@@ -58,6 +64,7 @@ impl Service {
             listener,
             watchdog: sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero()),
             is_told: true,
+            waiting: None,
         })
     }
 
@@ -66,8 +73,20 @@ impl Service {
         self.listener.take()
     }
 
-    /// Says that the daemon answers.
-    pub fn ready(&self) {
+    /// No service manager, but somebody in this process who waits for the daemon to answer.
+    pub fn within(waiting: oneshot::Sender<SocketAddr>) -> Self {
+        Service {
+            waiting: Some(waiting),
+            ..Service::default()
+        }
+    }
+
+    /// Says that the daemon answers, at the substituter's address.
+    pub fn ready(&mut self, http_address: SocketAddr) {
+        if let Some(waiting) = self.waiting.take() {
+            // Nobody may be left to hear it.
+            let _unheard = waiting.send(http_address);
+        }
         self.tell(NotifyState::Ready);
     }
 

@@ -70,7 +70,7 @@ pub struct TrackerConfig {
 pub async fn run(
     config: TrackerConfig,
     listener: TcpListener,
-    service: Service,
+    mut service: Service,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> anyhow::Result<()> {
@@ -98,7 +98,7 @@ pub async fn run(
         let face = Arc::clone(&face);
         async move { face.keep().await }
     });
-    service.ready();
+    service.ready(address);
     ready();
     let (served, ()) = tokio::join!(
         http::serve(listener, face),

@@ -308,7 +308,7 @@ impl Transfers {
             // Fetched under another name meanwhile: it is a local NAR now.
             Err(StoreError::AlreadyHeld { .. }) => return None,
             Err(error) => {
-                tracing::warn!(%error, path = %claims.info.store_path, "not fetched");
+                tracing::warn!(%error, path = %claims.info.path_hash(), "not fetched");
                 return None;
             }
         };

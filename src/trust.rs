@@ -50,8 +50,29 @@ pub enum TrustError {
 /// The keys that this machine trusts. Clones share what is trusted for a while.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    keys: Arc<RwLock<Arc<[TrustedPublicKey]>>>,
+    keys: Arc<RwLock<Keys>>,
     no_verify: bool,
+}
+
+#[derive(Debug)]
+struct Keys {
+    /// Trusted for as long as this machine is configured so.
+    configured: Vec<TrustedPublicKey>,
+    /// Trusted for a while.
+    leased: Vec<TrustedPublicKey>,
+    /// Both, as they are asked for.
+    all: Arc<[TrustedPublicKey]>,
+}
+
+impl Keys {
+    fn new(configured: Vec<TrustedPublicKey>, leased: Vec<TrustedPublicKey>) -> Self {
+        let all = configured.iter().chain(&leased).cloned().collect();
+        Self {
+            configured,
+            leased,
+            all,
+        }
+    }
 }
 
 /// A key that is trusted as long as this is there.
@@ -64,11 +85,11 @@ pub struct TrustLease {
 impl Drop for TrustLease {
     fn drop(&mut self) {
         let mut keys = self.trust.keys_mut();
-        let mut left = keys.to_vec();
+        let mut left = keys.leased.clone();
         if let Some(position) = left.iter().rposition(|key| *key == self.key) {
             left.remove(position);
         }
-        *keys = left.into();
+        *keys = Keys::new(keys.configured.clone(), left);
     }
 }
 
@@ -77,7 +98,7 @@ impl Trust {
     #[must_use]
     pub fn new(keys: Vec<TrustedPublicKey>, no_verify: bool) -> Self {
         Self {
-            keys: Arc::new(RwLock::new(keys.into())),
+            keys: Arc::new(RwLock::new(Keys::new(keys, Vec::new()))),
             no_verify,
         }
     }
@@ -86,19 +107,27 @@ impl Trust {
     #[must_use]
     pub fn lease(&self, key: TrustedPublicKey) -> TrustLease {
         let mut keys = self.keys_mut();
-        *keys = keys.iter().cloned().chain([key.clone()]).collect();
+        let mut leased = keys.leased.clone();
+        leased.push(key.clone());
+        *keys = Keys::new(keys.configured.clone(), leased);
         TrustLease {
             trust: self.clone(),
             key,
         }
     }
 
-    fn keys(&self) -> Arc<[TrustedPublicKey]> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.clone()
+    /// Trusts `configured` from now on instead of what it was made with; leases stay.
+    pub fn replace(&self, configured: Vec<TrustedPublicKey>) {
+        let mut keys = self.keys_mut();
+        *keys = Keys::new(configured, keys.leased.clone());
     }
 
-    fn keys_mut(&self) -> RwLockWriteGuard<'_, Arc<[TrustedPublicKey]>> {
+    fn keys(&self) -> Arc<[TrustedPublicKey]> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.all.clone()
+    }
+
+    fn keys_mut(&self) -> RwLockWriteGuard<'_, Keys> {
         self.keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,21 +8,37 @@ use std::{
 use clap::Args;
 
 use super::{Exit, Failure, daemon::SourceArgs};
-use crate::config::{Loaded, Shown, setting::Kind};
+use crate::config::{self, Loaded, Shown, setting::Kind};
 
 /// Column of the origins, in characters.
 const WIDTH: usize = 44;
 
+const EXAMPLES: &str = "\
+Examples:
+  peerix check-config
+      what the daemon would be started with, and where each value comes from
+  peerix check-config --config ./peerix.toml && sudo systemctl reload peerix
+  peerix check-config --example > ~/.config/peerix/config.toml
+      a file with every key, explained, each a comment with its default";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CheckConfigArgs {
     #[command(flatten)]
     sources: SourceArgs,
+    /// Print a configuration file that explains every key, and check nothing
+    #[arg(long)]
+    example: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: CheckConfigArgs) -> Result<Exit, Failure> {
+    if args.example {
+        io::stdout().write_all(config::example::example().as_bytes())?;
+        return Ok(Exit::Done);
+    }
     let loaded = args.sources.load()?;
     let text = if args.json {
         serde_json::to_string_pretty(&loaded.shown).map_err(io::Error::from)? + "\n"
@@ -91,7 +107,7 @@ fn is_plain(values: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Given, Layer, Origin, Sources, Surroundings, file, setting};
+    use crate::config::{Given, Layer, Origin, Sources, Surroundings, file, setting};
 
     fn load(flags: Layer) -> Loaded {
         let surroundings = Surroundings {

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,6 +16,7 @@ use peerix_store::nix::TrustedPublicKey;
 use super::{Exit, Failure, flags::SettingFlags, logging, output, surroundings};
 use crate::{
     config::{self, Loaded, Sources},
+    daemon::ReadAgain,
     service::Service,
     trust::nix_conf::NixConf,
 };
@@ -32,8 +34,9 @@ Examples:
       a second daemon beside the first, over a store of its own
 
 Every flag has a key in the configuration file and a variable, PEERIX_ and its name:
-`peerix check-config` shows them. SIGHUP makes the daemon look through the whole store,
-SIGTERM ends it within 10 seconds, a second one at once.";
+`peerix check-config` shows them. SIGHUP makes the daemon read its configuration again, take
+over what can be changed while it runs (limits, allowed and denied peers, filters, keys, peers,
+--verbose), name what can't, and look through the whole store. SIGTERM ends it within 10 seconds, a second one at once.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,17 +52,22 @@ pub(super) struct SourceArgs {
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
-    flags: SettingFlags,
+    pub(super) flags: SettingFlags,
 }
 
 impl SourceArgs {
     /// Reads all sources and puts them together.
     pub(super) fn load(self) -> Result<Loaded, Failure> {
+        Ok(config::load(&self.into_sources())?)
+    }
+
+    /// Where the configuration is to be read.
+    pub(super) fn into_sources(self) -> Sources {
         let surroundings = surroundings::read();
         let mut sources = Sources::new(surroundings, self.flags.0);
         sources.named_file = self.config.or(sources.named_file);
         sources.nix_trusted_public_keys = nix_trusted_public_keys();
-        Ok(config::load(&sources)?)
+        sources
     }
 }
 
@@ -74,8 +82,9 @@ fn nix_trusted_public_keys() -> Vec<TrustedPublicKey> {
 }
 
 pub(super) fn run(args: DaemonArgs) -> Result<Exit, Failure> {
-    let loaded = args.sources.load()?;
-    logging::start_daemon(loaded.config.verbose);
+    let sources = args.sources.into_sources();
+    let loaded = config::load(&sources)?;
+    let logging = logging::start_daemon(loaded.config.verbose, loaded.config.log_format);
     for name in &loaded.ignored_variables {
         tracing::debug!(name, "this variable is no setting");
     }
@@ -84,12 +93,33 @@ pub(super) fn run(args: DaemonArgs) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    runtime.spawn(logging.clone().report_left_out());
+    let again = read_again(sources, move |loaded| {
+        logging.set_verbose(loaded.config.verbose);
+    });
     let stop = CancellationToken::new();
-    let daemon = crate::daemon::run(loaded.config, service, stop.clone());
+    let daemon = crate::daemon::run(loaded, again, service, stop.clone());
     let outcome = runtime.block_on(until_stopped(daemon, stop));
     // Whatever still blocks has had its time.
     runtime.shutdown_background();
     outcome
+}
+
+/// Reads the same sources once more whenever it is asked to; what they say by then is also told to
+/// `told`.
+pub(super) fn read_again(
+    sources: Sources,
+    told: impl Fn(&Loaded) + Send + Sync + 'static,
+) -> ReadAgain {
+    Arc::new(move || {
+        let sources = Sources {
+            nix_trusted_public_keys: nix_trusted_public_keys(),
+            ..sources.clone()
+        };
+        let loaded = config::load(&sources).map_err(|error| error.to_string())?;
+        told(&loaded);
+        Ok(loaded)
+    })
 }
 
 /// Runs something that lasts until it is told to stop, and tells it so at the first signal.

@@ -20,6 +20,10 @@ pub(super) enum Exit {
     NoDaemon,
     /// A person has to say yes first.
     Unconfirmed,
+    /// The daemon says no.
+    Refused,
+    /// There is no such thing.
+    NotFound,
     /// With the exit code of a command that it ran.
     Like(u8),
 }
@@ -32,6 +36,8 @@ impl Exit {
             Exit::Usage => 2,
             Exit::NoDaemon => 3,
             Exit::Unconfirmed => 4,
+            Exit::Refused => 5,
+            Exit::NotFound => 6,
             Exit::Like(code) => code,
         }
     }
@@ -64,6 +70,10 @@ impl Failure {
 
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Failure::new(Exit::Usage, message)
+    }
+
+    pub(super) fn with_exit(self, exit: Exit) -> Self {
+        Failure { exit, ..self }
     }
 
     /// Writes the line to standard error.
@@ -101,6 +111,7 @@ impl From<ClientError> for Failure {
         let exit = match &error {
             ClientError::NoDaemon { .. } => Exit::NoDaemon,
             ClientError::Operation(OperationError::Unconfirmed { .. }) => Exit::Unconfirmed,
+            ClientError::Operation(OperationError::Refused { .. }) => Exit::Refused,
             _ => Exit::Failed,
         };
         Failure::new(exit, error.to_string())

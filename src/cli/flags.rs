@@ -1,6 +1,10 @@
 //! Flags of the daemon, made from the table of settings.
 
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, ValueHint,
+    builder::{PossibleValue, PossibleValuesParser, ValueParser},
+    parser::ValueSource,
+};
 
 use crate::config::{
     Given, Layer, Origin,
@@ -61,20 +65,61 @@ fn argument(setting: &'static Setting) -> Arg {
     if let Some(short) = setting.short {
         argument = argument.short(short);
     }
+    argument = argument
+        .value_parser(values(setting))
+        .hide_possible_values(true)
+        .value_hint(hint(setting));
     match setting.kind {
         // `--no-filter`, and `--no-filter=false` against a file that switches it on.
         Kind::Switch => argument
             .num_args(0..=1)
             .require_equals(true)
             .default_missing_value("true")
-            .value_name("true|false")
-            .hide_possible_values(true),
+            .value_name("true|false"),
         Kind::List => argument
             .action(ArgAction::Append)
             .value_name(setting.value_name),
         _ => argument
             .value_name(setting.value_name)
             .allow_negative_numbers(true),
+    }
+}
+
+/// What a shell offers, and what is refused with the right ones named.
+fn values(setting: &'static Setting) -> ValueParser {
+    let off = ["none", "off", "false", ""];
+    if setting.kind == Kind::Switch {
+        let is = |name: &'static str, others: [&'static str; 3]| {
+            PossibleValue::new(name).aliases(others)
+        };
+        return PossibleValuesParser::new([
+            is("true", ["1", "yes", "on"]),
+            is("false", ["0", "no", "off"]),
+        ])
+        .into();
+    }
+    if setting.choices.is_empty() {
+        return ValueParser::string();
+    }
+    let known = |word: &str| setting.choices.contains(&word);
+    let choices = setting
+        .choices
+        .iter()
+        .map(|choice| PossibleValue::new(*choice));
+    // Words that switch a thing off are understood everywhere.
+    let others = off
+        .into_iter()
+        .filter(|word| !known(word))
+        .map(|word| PossibleValue::new(word).hide(true));
+    PossibleValuesParser::new(choices.chain(others)).into()
+}
+
+fn hint(setting: &Setting) -> ValueHint {
+    match setting.value_name {
+        "FILE" => ValueHint::FilePath,
+        "DIR" => ValueHint::DirPath,
+        name if name.starts_with("URL") => ValueHint::Url,
+        _ => ValueHint::Other,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, Failure, output, surroundings};
+use super::{Exit, Failure, examples, output, surroundings};
 use crate::{
     config::value::show_public_key,
     daemon::default_key_name,
@@ -51,6 +51,7 @@ struct Place {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::KEY_GENERATE)]
 struct GenerateArgs {
     /// The signing key's name [default: the host's name and -1]
     #[arg(long, value_name = "NAME")]
@@ -63,6 +64,7 @@ struct GenerateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::KEY_SHOW)]
 struct ShowArgs {
     /// A file with a signing key, in place of a state directory
     #[arg(long, value_name = "FILE", conflicts_with = "state_dir")]
@@ -72,6 +74,7 @@ struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::KEY_ROTATE)]
 struct RotateArgs {
     /// Become another endpoint instead: tickets and lists that name the old id lead nowhere then
     #[arg(long)]

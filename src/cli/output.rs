@@ -24,6 +24,45 @@ pub(super) fn hint(text: &str) {
     let _unread = writeln!(io::stderr(), "{text}");
 }
 
+/// Whether to colour what is written to `stream`: on terminals, unless `NO_COLOR` says no;
+/// everywhere where `CLICOLOR_FORCE` says so.
+pub(super) fn is_coloured(stream: &impl IsTerminal) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_set("NO_COLOR") {
+        return false;
+    }
+    let is_forced =
+        std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0");
+    is_forced
+        || (stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb"))
+}
+
+/// Text in a colour, where standard output has any.
+pub(super) fn in_colour(colour: Colour, text: &str) -> String {
+    match is_coloured(&io::stdout()) {
+        true => format!("\x1b[{}m{text}\x1b[0m", colour as u8),
+        false => text.to_owned(),
+    }
+}
+
+/// What colours say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    /// It is well.
+    Green = 32,
+    /// It is to be looked at.
+    Yellow = 33,
+    /// It is broken.
+    Red = 31,
+    /// It matters less.
+    Grey = 90,
+}
+
+/// Text from elsewhere, without what would move the cursor or end the line.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
 /// A size as people read it.
 pub(super) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().si().to_string()

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{DaemonChoice, Exit, Failure, output, progress::Steps};
+use crate::report::{PeerPath, PeerReport, PeersReport};
 
 pub(super) async fn status(choice: &DaemonChoice) -> Result<Exit, Failure> {
     let client = choice.connect().await?;
@@ -34,41 +35,46 @@ pub(super) async fn peers(choice: &DaemonChoice) -> Result<Exit, Failure> {
         output::json(&report)?;
         return Ok(Exit::Done);
     }
-    let peers = report["peers"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    if peers.is_empty() {
+    let report: PeersReport = serde_json::from_value(report)
+        .map_err(|error| Failure::failed(format!("the daemon's answer can't be read: {error}")))?;
+    if report.peers.is_empty() {
         output::hint(
             "No peer is known. `peerix get TICKET`, or --peer TICKET at the daemon, makes one known.",
         );
     }
-    for peer in peers {
+    for peer in &report.peers {
         output::line(&peer_line(peer))?;
     }
     Ok(Exit::Done)
 }
 
-fn peer_line(peer: &Value) -> String {
-    let reputation = &peer["reputation"];
-    let mut words = vec![plain(&peer["node_id"])];
-    for (value, unit) in [
-        (&peer["direct_ip"], ""),
-        (&reputation["avg_latency_ms"], " ms"),
-        (&reputation["total_requests"], " requests"),
-        (&reputation["success_rate"], " % good"),
-    ] {
-        if !value.is_null() {
-            words.push(format!("{}{unit}", plain(value)));
-        }
+/// How packets to a peer travel, for people.
+pub(super) fn way(peer: &PeerReport) -> &'static str {
+    match (peer.connected, peer.path) {
+        (false, _) => "not connected",
+        (true, Some(PeerPath::Lan)) => "local network",
+        (true, Some(PeerPath::Direct)) => "direct",
+        (true, Some(PeerPath::Relayed)) => "relayed",
+        (true, None) => "connected",
     }
-    if let Some(bytes) = reputation["bytes_transferred"].as_u64() {
-        words.push(output::size(bytes));
-    }
-    if reputation["backed_off"] == true {
-        words.push("backed off".to_owned());
-    }
-    words.join("  ")
+}
+
+fn peer_line(peer: &PeerReport) -> String {
+    let reputation = &peer.reputation;
+    let address = peer.address.as_ref().or(peer.direct_ip.as_ref());
+    let words = [
+        Some(output::plain(&peer.node_id)),
+        Some(way(peer).to_owned()),
+        address.map(|address| output::plain(address)),
+        peer.rtt_ms.map(|rtt| format!("{rtt:.0} ms")),
+        Some(format!("{} requests", reputation.total_requests)),
+        (reputation.total_requests > 0).then(|| format!("{:.0} % good", reputation.success_rate)),
+        Some(format!("{} received", output::size(peer.bytes_received))),
+        Some(format!("{} sent", output::size(peer.bytes_sent))),
+        reputation.backed_off.then(|| "backed off".to_owned()),
+        peer.older.then(|| "older program".to_owned()),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join("  ")
 }
 
 pub(super) async fn scan(choice: &DaemonChoice) -> Result<Exit, Failure> {
@@ -92,7 +98,7 @@ pub(super) async fn scan(choice: &DaemonChoice) -> Result<Exit, Failure> {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.chars().filter(|letter| !letter.is_control()).collect(),
+        Value::String(text) => output::plain(text),
         Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
         Value::Object(fields) => fields
             .iter()

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use peerix_store::nix::StorePath;
 
-use super::{DaemonChoice, Exit, Failure, output, progress::Steps, store_path};
+use super::{DaemonChoice, Exit, Failure, examples, output, progress::Steps, store_path};
 use crate::control::{Client, ClientError, OperationError, ShareHow, Shared};
 
 const EXAMPLES: &str = "\
@@ -36,6 +36,7 @@ pub(super) struct ShareArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::UNSHARE)]
 pub(super) struct UnshareArgs {
     /// Store paths that were shared, or links to them
     #[arg(required = true, value_name = "PATH")]

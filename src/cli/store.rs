@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand};
 
-use super::{DaemonChoice, Exit, Failure, output, progress::Steps, store_path};
+use super::{DaemonChoice, Exit, Failure, examples, output, progress::Steps, store_path};
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::FORGET)]
 pub(super) struct ForgetArgs {
     /// Store paths
     #[arg(required = true, value_name = "PATH")]
@@ -22,10 +23,12 @@ pub(super) struct StoreArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreCommand {
     /// Tell what the daemon holds and what space it takes
+    #[command(after_help = examples::STORE_STATS)]
     Stats(DaemonChoice),
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::SCAN)]
 pub(super) struct ScanArgs {
     /// Don't hash in the background, until --resume or a restart
     #[arg(long, conflicts_with = "resume")]
@@ -73,14 +76,15 @@ pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, Failure> {
     let forgotten = args.daemon.connect().await?.forget(&paths).await?;
     if args.daemon.json {
         output::json(&forgotten)?;
-        return Ok(Exit::Done);
     }
+    let mut exit = Exit::Done;
     for path in paths.iter().map(|path| path.to_absolute_path()) {
         if !forgotten.contains(&path) {
             output::hint(&format!("Nothing was known of {path}."));
+            exit = Exit::NotFound;
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 pub(super) async fn stats(choice: &DaemonChoice) -> Result<Exit, Failure> {

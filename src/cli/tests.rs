@@ -80,18 +80,44 @@ fn every_setting_is_a_flag_and_only_given_ones_are_layered() {
 }
 
 #[test]
-fn a_command_of_a_later_build_says_so() {
-    let command = parse(&["peerix", "doctor", "--fix", "x"]).unwrap().command;
-    let failure = dispatch(command).unwrap_err();
-    assert_eq!(failure.exit, Exit::Usage);
-    assert_eq!(
-        failure.message(),
-        "`peerix doctor` is not in this build yet: `peerix --help` lists what is"
-    );
+fn the_tracker_answers_to_the_older_program_s_name() {
     assert!(matches!(
         parse(&["peerix-tracker", "--port", "1"]).unwrap().command,
         Command::Tracker(_)
     ));
+}
+
+#[test]
+fn every_command_teaches_by_example() {
+    fn check(command: &clap::Command, name: &str) {
+        for inner in command
+            .get_subcommands()
+            .filter(|inner| !inner.is_hide_set())
+        {
+            check(inner, &format!("{name} {}", inner.get_name()));
+        }
+        if command.has_subcommands() {
+            return;
+        }
+        let help = command.clone().render_long_help().to_string();
+        assert!(help.contains("Examples:"), "{name}: {help}");
+        assert!(help.contains(&format!("  {name}")), "{name}: {help}");
+    }
+    let mut command = Cli::command();
+    command.build();
+    check(&command, "peerix");
+}
+
+#[test]
+fn words_that_a_setting_takes_are_offered_and_others_refused() {
+    let error = parse(&["peerix", "daemon", "--mode", "ian"])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("lan") && error.contains("iroh"), "{error}");
+    for word in ["all", "none", "off"] {
+        parse(&["peerix", "daemon", "--announce", word]).unwrap();
+    }
+    parse(&["peerix", "daemon", "--no-filter=yes"]).unwrap();
 }
 
 #[test]
@@ -105,6 +131,9 @@ fn every_command_says_which_daemon_and_may_answer_in_json() {
         "status",
         "peers",
         "scan",
+        "top",
+        "why x",
+        "doctor",
     ] {
         let words = format!("peerix {command} --state-dir /s --json");
         parse(&words.split(' ').collect::<Vec<_>>()).unwrap();
@@ -117,7 +146,6 @@ fn help_teaches_by_example_and_tells_exit_codes() {
     for text in ["peerix share ./result", "extra-substituters", "Exit codes:"] {
         assert!(help.contains(text), "{help}");
     }
-    assert!(!help.contains("doctor"), "{help}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, daemon::until_stopped, logging, output, surroundings};
 use crate::{
-    config::{Surroundings, value},
+    config::{LogFormat, Surroundings, value},
     service::Service,
     tracker::{
         self, Database, TrackerConfig,
@@ -310,12 +310,13 @@ pub(super) fn run(args: TrackerArgs) -> Result<Exit, Failure> {
     let surroundings = surroundings::read();
     let verbose = args.verbose || surroundings.variable("PEERIX_TRACKER_VERBOSE") == Some("true");
     let plan = args.plan(surroundings)?;
-    logging::start_daemon(verbose);
+    let log = logging::start_daemon(verbose, LogFormat::Auto);
     let service =
         Service::from_environment().map_err(|error| Failure::failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    runtime.spawn(log.report_left_out());
     let outcome = runtime.block_on(serve(plan, service));
     // Whatever still blocks has had its time.
     runtime.shutdown_background();

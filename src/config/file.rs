@@ -153,7 +153,7 @@ fn texts(setting: &Setting, value: &DeValue<'_>) -> Result<Vec<String>, String> 
     }
 }
 
-fn expected(kind: Kind) -> &'static str {
+pub(super) fn expected(kind: Kind) -> &'static str {
     match kind {
         Kind::Text => "a string",
         Kind::Number => "a whole number",

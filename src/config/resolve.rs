@@ -36,6 +36,7 @@ pub(super) fn resolve(
         priority: values.one(&setting::PRIORITY, value::number)?,
         timeout: values.one(&setting::TIMEOUT, positive_duration)?,
         verbose: values.one(&setting::VERBOSE, value::switch)?,
+        log_format: values.one(&setting::LOG_FORMAT, value::log_format)?,
         control_socket: control_socket(winners, sources, &state_dir),
         store: nix_store(
             values.one(&setting::STORE, value::nix_store)?,

@@ -97,6 +97,9 @@ settings! {
         heading: SERVING, help: "Log more; RUST_LOG says precisely what" }
     GEOIP_DATABASE { flag: "geoip-database", key: "geoip_database", kind: Kind::Text, value_name: "FILE", heading: SERVING,
         help: "Database in MaxMind's format (.mmdb) that tells the countries of peers on the dashboard; no service is ever asked" }
+    LOG_FORMAT { flag: "log-format", section: "server", key: "log_format", default: "auto",
+        value_name: "auto|text|json|journald", choices: &["auto", "text", "json", "journald"], heading: SERVING,
+        help: "How log lines are written; `auto`: to the journal under systemd, else as text on standard error" }
     PEER { flag: "peer", key: "peers", kind: Kind::List, value_name: "TICKET", heading: PEERS,
         help: "A peer: what `peerix ticket` or `peerix share` printed there, or ID@ADDR:PORT (repeatable)" }
     MODE { flag: "mode", key: "mode", default: "auto", value_name: "auto|iroh|lan", choices: &["auto", "iroh", "lan"], heading: PEERS,

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use iroh::{EndpointAddr, EndpointId, RelayUrl};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
-use super::{Relay, UNLIMITED, WireCompression};
+use super::{LogFormat, Relay, UNLIMITED, WireCompression};
 use crate::{
     offer::{Announce, Filter},
     peer::gate::UploadWhen,
@@ -77,6 +77,19 @@ pub fn upload_quota(text: &str) -> Result<Option<u64>, String> {
     match is_off(text) {
         true => Ok(None),
         false => size(text).map(Some),
+    }
+}
+
+/// How log lines are written.
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        "journald" => Ok(LogFormat::Journald),
+        _ => Err(format!(
+            "`{text}` is not a log format: use auto, text, json or journald"
+        )),
     }
 }
 

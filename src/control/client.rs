@@ -9,9 +9,11 @@ use hyper::{
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
-use peerix_store::nix::StorePath;
+use peerix_store::nix::{StorePath, StorePathHash};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
+
+use crate::{report::Report, why::WhyReport};
 
 use super::{
     AddPeerRequest, DaemonInfo, ForgetRequest, Line, OperationError, PauseRequest,
@@ -113,6 +115,22 @@ impl Client {
     /// As every request: [`ClientError`].
     pub async fn report(&self, name: &str) -> Result<serde_json::Value, ClientError> {
         self.get(&format!("/{name}")).await
+    }
+
+    /// All that one look at the daemon needs.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn full_report(&self) -> Result<Report, ClientError> {
+        self.get("/report").await
+    }
+
+    /// What can be told of a path.
+    ///
+    /// # Errors
+    /// As every request: [`ClientError`].
+    pub async fn why(&self, path_hash: StorePathHash) -> Result<WhyReport, ClientError> {
+        self.get(&format!("/why/{path_hash}")).await
     }
 
     /// What was shared by hand.

@@ -5,7 +5,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{Extension, Request, State},
+    extract::{Extension, Path as UrlPath, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use peerix_store::nix::{StorePath, TrustedPublicKey};
+use peerix_store::nix::{StorePath, StorePathHash, TrustedPublicKey};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
@@ -48,7 +48,8 @@ const PROGRESS_QUEUE: usize = 16;
 
 type Shared = Arc<dyn Operations>;
 
-/// Serves the control socket until `stop`, and scans whenever the process gets SIGHUP.
+/// Serves the control socket until `stop`; whenever the process gets SIGHUP, the configuration is
+/// read again and the store looked through.
 ///
 /// After `stop` nothing new is accepted and what is under way has two seconds. The socket file is
 /// gone when this returns.
@@ -101,9 +102,17 @@ async fn accept(
     Ok((stream, slot))
 }
 
-/// Scans at each SIGHUP; those that come during a scan are one more scan together.
+/// Reads the configuration and scans at each SIGHUP; those that come during a scan are one more
+/// scan together.
 async fn scan_at_hangups(mut hangups: Signal, operations: Shared, stop: CancellationToken) {
     while let Some(Some(())) = stop.run_until_cancelled(hangups.recv()).await {
+        if stop
+            .run_until_cancelled(operations.reload())
+            .await
+            .is_none()
+        {
+            return;
+        }
         let (progress, _unread) = mpsc::channel(1);
         match stop.run_until_cancelled(operations.scan(progress)).await {
             Some(Ok(summary)) => {
@@ -165,6 +174,11 @@ fn router(operations: Shared) -> Router {
             "/peers",
             get(|State(operations): State<Shared>| async move { Json(operations.peers().await) }),
         )
+        .route(
+            "/report",
+            get(|State(operations): State<Shared>| async move { Json(operations.report().await) }),
+        )
+        .route("/why/{path_hash}", get(why))
         .route("/shared", get(shared))
         .route("/store", get(store_stats))
         .route(
@@ -211,6 +225,13 @@ async fn daemon(State(operations): State<Shared>) -> Json<DaemonInfo> {
         version: crate::VERSION.to_owned(),
         process_id: std::process::id(),
     })
+}
+
+async fn why(State(operations): State<Shared>, UrlPath(path_hash): UrlPath<String>) -> Response {
+    match path_hash.parse::<StorePathHash>() {
+        Ok(path_hash) => Json(operations.why(path_hash).await).into_response(),
+        Err(error) => failure(refused(error)),
+    }
 }
 
 async fn shared(State(operations): State<Shared>) -> Response {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     asking::Waiting,
+    reloading::Reloading,
     reporting::{Held, Look},
     served::Served,
 };
@@ -32,11 +33,13 @@ use crate::{
         DroppedNar, OperationError, Operations, Progress, ScanSummary, ShareHow, Shared,
         SharedPath, VerifySummary,
     },
+    dashboard::View,
     geoip::Countries,
     lookup::Lookup,
     metrics::Metrics,
     offer::{Announce, Filter, OfferPolicy},
     peer::{gate::UploadGate, peers::Peers},
+    report::Report,
     share::{self, ShareToken, gc_root::GcRoots},
     state_dir::StateDir,
     substituter::{Audience, NarInfoAnswer, OpenNar, Substituter},
@@ -44,6 +47,7 @@ use crate::{
     ticket::{PeerAddr, Ticket},
     transfer::Transfers,
     trust::Trust,
+    why::{Event, History, WhyReport},
 };
 
 /// How often a scan says how far it is.
@@ -109,6 +113,8 @@ pub(super) struct Parts {
     pub(super) roots: GcRoots,
     pub(super) no_verify: bool,
     pub(super) gate: UploadGate,
+    pub(super) reloading: Option<Reloading>,
+    pub(super) history: Arc<History>,
     pub(super) trust: Trust,
     pub(super) state_dir: Arc<StateDir>,
     pub(super) served: Served,
@@ -373,7 +379,14 @@ fn failed(error: impl std::fmt::Display) -> OperationError {
 impl Substituter for Node {
     fn narinfo(&self, path_hash: StorePathHash) -> BoxFuture<'_, Option<NarInfoAnswer>> {
         async move {
+            let begun = Instant::now();
             let found = self.parts.lookup.narinfo(path_hash).await;
+            let took_ms = begun.elapsed().as_secs_f64() * 1000.0;
+            let event = Event::Looked {
+                found: found.is_some(),
+                took_ms,
+            };
+            self.parts.history.note(path_hash, event);
             if found.is_none() {
                 self.parts.metrics.cache_misses.inc();
             }
@@ -388,10 +401,13 @@ impl Substituter for Node {
         nar_hash: NarHash,
         ranged: bool,
     ) -> BoxFuture<'_, Option<OpenNar>> {
-        self.parts
-            .transfers
-            .open(path_hash, nar_hash, ranged)
-            .boxed()
+        async move {
+            let opened = self.parts.transfers.open(path_hash, nar_hash, ranged).await;
+            let found = opened.is_some();
+            self.parts.history.note(path_hash, Event::Opened { found });
+            opened
+        }
+        .boxed()
     }
 
     fn local(
@@ -541,6 +557,23 @@ impl Operations for Node {
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>> {
         self.scan_store(progress).boxed()
+    }
+
+    fn report(&self) -> BoxFuture<'_, Report> {
+        View::report(self)
+    }
+
+    fn why(&self, path_hash: StorePathHash) -> BoxFuture<'_, WhyReport> {
+        async move {
+            let mut report = self.parts.lookup.explain(path_hash).await;
+            report.recent = self.parts.history.of(path_hash);
+            report
+        }
+        .boxed()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Node::reload(self).boxed()
     }
 
     fn pause(&self, pause: bool) -> BoxFuture<'_, ()> {

@@ -29,6 +29,7 @@ use crate::{
         wire::Compression,
     },
     swarm::{Swarm, SwarmId},
+    why::History,
 };
 
 /// What the protocols serve from.
@@ -38,6 +39,7 @@ pub(super) struct Protocols<'a> {
     pub(super) upload: &'a Arc<UploadLimits>,
     pub(super) compression: WireCompression,
     pub(super) budgets: Budgets,
+    pub(super) history: &'a Arc<History>,
     pub(super) peers: &'a Peers,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) swarm: &'a Option<Swarm>,
@@ -68,6 +70,7 @@ impl Protocols<'_> {
             metrics.clone(),
             self.budgets.clone(),
             self.upload.clone(),
+            self.history.clone(),
         );
         let older = Older::new(
             store.clone(),

@@ -2,7 +2,10 @@
 
 mod proof;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use iroh::{
     EndpointAddr, EndpointId,
@@ -28,9 +31,23 @@ pub struct Admission(Arc<Rules>);
 #[derive(Debug)]
 struct Rules {
     own_id: EndpointId,
+    lists: RwLock<Lists>,
+    secret: Option<SwarmSecret>,
+}
+
+#[derive(Debug)]
+struct Lists {
     allowed: BTreeSet<EndpointId>,
     denied: BTreeSet<EndpointId>,
-    secret: Option<SwarmSecret>,
+}
+
+impl Lists {
+    fn new(allowed: &[EndpointId], denied: &[EndpointId]) -> Self {
+        Self {
+            allowed: allowed.iter().copied().collect(),
+            denied: denied.iter().copied().collect(),
+        }
+    }
 }
 
 impl Admission {
@@ -44,16 +61,21 @@ impl Admission {
     ) -> Self {
         Self(Arc::new(Rules {
             own_id,
-            allowed: allowed.iter().copied().collect(),
-            denied: denied.iter().copied().collect(),
+            lists: RwLock::new(Lists::new(allowed, denied)),
             secret,
         }))
     }
 
+    /// Admits by these lists from now on; connections that are open stay open.
+    pub fn replace(&self, allowed: &[EndpointId], denied: &[EndpointId]) {
+        let lists = Lists::new(allowed, denied);
+        *self.0.lists.write().unwrap_or_else(PoisonError::into_inner) = lists;
+    }
+
     /// Whether the lists let connections with this endpoint be made, in either direction.
     pub fn admits(&self, id: &EndpointId) -> bool {
-        let rules = &self.0;
-        !rules.denied.contains(id) && (rules.allowed.is_empty() || rules.allowed.contains(id))
+        let lists = self.0.lists.read().unwrap_or_else(PoisonError::into_inner);
+        !lists.denied.contains(id) && (lists.allowed.is_empty() || lists.allowed.contains(id))
     }
 
     async fn is_member(&self, connection: &Connection) -> bool {
@@ -117,5 +139,7 @@ mod tests {
         assert!(open.admits(&friend) && open.admits(&other) && !open.admits(&foe));
         let closed = Admission::new(id(9), &[friend, foe], &[foe], None);
         assert!(closed.admits(&friend) && !closed.admits(&other) && !closed.admits(&foe));
+        closed.clone().replace(&[], &[friend]);
+        assert!(!closed.admits(&friend) && closed.admits(&other) && closed.admits(&foe));
     }
 }

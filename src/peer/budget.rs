@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -57,7 +60,7 @@ pub struct Budgets(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     lookups: DefaultKeyedRateLimiter<EndpointId>,
-    hash_per_day: u64,
+    hash_per_day: AtomicU64,
     hashing: Mutex<Hashing>,
     connections: Mutex<HashMap<EndpointId, Held>>,
 }
@@ -78,18 +81,21 @@ impl Budgets {
             .allow_burst(each(limits::LOOKUP_BURST));
         Self(Arc::new(Inner {
             lookups: RateLimiter::keyed(quota),
-            hash_per_day,
+            hash_per_day: AtomicU64::new(hash_per_day),
             hashing: Mutex::default(),
             connections: Mutex::default(),
         }))
     }
 
+    /// Lets peers have another amount hashed in a day from now on.
+    pub fn replace_hash_per_day(&self, bytes: u64) {
+        self.0.hash_per_day.store(bytes, Ordering::Relaxed);
+    }
+
     /// Returns whether a NAR of so many bytes may be hashed because `peer` wants it, and counts it.
     pub fn may_hash(&self, peer: EndpointId, nar_size: u64, now: Instant) -> bool {
-        let (all, each) = (
-            self.0.hash_per_day,
-            self.0.hash_per_day / limits::HASHING_SHARES,
-        );
+        let all = self.0.hash_per_day.load(Ordering::Relaxed);
+        let each = all / limits::HASHING_SHARES;
         let mut hashing = lock(&self.0.hashing);
         if hashing.peers.len() > limits::PEERS_ACCOUNTED {
             hashing

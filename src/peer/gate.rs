@@ -147,13 +147,13 @@ pub struct UploadGate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    rules: UploadRules,
     state: Mutex<State>,
     among_strangers: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
 struct State {
+    rules: UploadRules,
     machine: Machine,
     record: UploadRecord,
     is_changed: bool,
@@ -168,8 +168,8 @@ impl UploadGate {
             ..Machine::default()
         };
         Self(Arc::new(Inner {
-            rules,
             state: Mutex::new(State {
+                rules,
                 machine,
                 record,
                 is_changed: false,
@@ -190,7 +190,7 @@ impl UploadGate {
     /// [`UploadsClosed`], which says why not.
     pub fn check(&self) -> Result<(), UploadsClosed> {
         let state = self.state();
-        decide(&self.0.rules, &state.machine, &state.record, unix_now())
+        decide(&state.rules, &state.machine, &state.record, unix_now())
     }
 
     /// Counts bytes that are about to be uploaded.
@@ -199,7 +199,7 @@ impl UploadGate {
     /// [`UploadsClosed`]: they are not to be, and don't count.
     pub fn pass(&self, bytes: u64) -> Result<(), UploadsClosed> {
         let mut state = self.state();
-        decide(&self.0.rules, &state.machine, &state.record, unix_now())?;
+        decide(&state.rules, &state.machine, &state.record, unix_now())?;
         state.record.add(bytes);
         state.is_changed = true;
         Ok(())
@@ -212,8 +212,22 @@ impl UploadGate {
         let before = state.record;
         state.record.begin(today);
         state.is_changed |= state.record != before;
+        let when = state.rules.when;
         drop(state);
-        let is_among = machine.is_public_network && self.0.rules.when != Some(UploadWhen::Always);
+        self.tell_strangers(machine, when);
+    }
+
+    /// Sets other rules from now on.
+    pub fn replace_rules(&self, rules: UploadRules) {
+        let mut state = self.state();
+        state.rules = rules;
+        let machine = state.machine;
+        drop(state);
+        self.tell_strangers(machine, rules.when);
+    }
+
+    fn tell_strangers(&self, machine: Machine, when: Option<UploadWhen>) {
+        let is_among = machine.is_public_network && when != Some(UploadWhen::Always);
         self.0.among_strangers.send_if_modified(|known| {
             let is_new = *known != is_among;
             *known = is_among;
@@ -267,8 +281,8 @@ impl UploadGate {
             "paused_until": paused_until,
             "today_bytes": state.record.day_bytes,
             "month_bytes": state.record.month_bytes,
-            "day_quota_bytes": self.0.rules.per_day,
-            "month_quota_bytes": self.0.rules.per_month,
+            "day_quota_bytes": state.rules.per_day,
+            "month_quota_bytes": state.rules.per_month,
         })
     }
 

@@ -20,6 +20,7 @@ use crate::{
         lookup::{self, Answer, Mode, Request, SignedFields, WireError},
         rate::UploadLimits,
     },
+    why::{Event, History},
 };
 
 /// The handler of [`lookup::ALPN`].
@@ -30,6 +31,7 @@ pub struct LookupServer {
     metrics: Arc<Metrics>,
     budgets: Budgets,
     upload: Arc<UploadLimits>,
+    history: Arc<History>,
     connections: Arc<Semaphore>,
 }
 
@@ -48,6 +50,7 @@ impl LookupServer {
         metrics: Arc<Metrics>,
         budgets: Budgets,
         upload: Arc<UploadLimits>,
+        history: Arc<History>,
     ) -> Self {
         Self {
             store,
@@ -55,6 +58,7 @@ impl LookupServer {
             metrics,
             budgets,
             upload,
+            history,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
         }
     }
@@ -79,14 +83,39 @@ impl LookupServer {
         };
         let nars = nars.into_iter().zip(&request.path_hashes).map(coming);
         let answering = nars.map(|nar| async move {
-            match nar {
-                Some(nar) if self.offer.is_offered_to(peer, &self.store, &nar.info) => {
-                    self.claim(peer, nar, request.mode).await
-                }
-                _ => Answer::Absent,
-            }
+            let nar = nar?;
+            let path_hash = nar.info.path_hash();
+            let is_offered = self.offer.is_offered_to(peer, &self.store, &nar.info);
+            let answer = match is_offered {
+                true => self.claim(peer, nar, request.mode).await,
+                false => Answer::Absent,
+            };
+            self.note(peer, path_hash, &answer, is_offered);
+            Some(answer)
         });
-        futures_util::future::join_all(answering).await
+        let answers = futures_util::future::join_all(answering).await;
+        let answers = answers.into_iter();
+        answers
+            .map(|answer| answer.unwrap_or(Answer::Absent))
+            .collect()
+    }
+
+    /// Remembers what a peer was told of a path that is here.
+    fn note(&self, peer: EndpointId, path_hash: StorePathHash, answer: &Answer, is_offered: bool) {
+        let answer = match answer {
+            Answer::Ready { .. } => "it may fetch it".to_owned(),
+            Answer::Part { .. } => "it may fetch the part that is here".to_owned(),
+            Answer::Hashing { done, total, .. } => {
+                format!("it has to wait for its hash, {done} of {total} bytes are done")
+            }
+            Answer::Absent if !is_offered => "refused: it is not offered to that peer".to_owned(),
+            Answer::Absent => "refused: no hashing is left for that peer today".to_owned(),
+        };
+        let event = Event::Asked {
+            peer: peer.fmt_short().to_string(),
+            answer,
+        };
+        self.history.note(path_hash, event);
     }
 
     /// What is told of an offered NAR, whose hashing may start with that.

@@ -34,6 +34,16 @@ impl OpenConnections {
         }
     }
 
+    /// Closes every connection with a peer that `admits` says no to.
+    pub fn close_unless(&self, admits: impl Fn(&EndpointId) -> bool) {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwanted: Vec<EndpointId> = open.keys().filter(|id| !admits(id)).copied().collect();
+        drop(open);
+        for id in unwanted {
+            self.close(id);
+        }
+    }
+
     fn note(&self, connection: &Connection) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() > limits::CONNECTIONS {

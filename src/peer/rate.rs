@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -50,7 +50,6 @@ impl Bucket {
 #[derive(Debug)]
 pub struct UploadLimits {
     gate: UploadGate,
-    per_peer: Option<u64>,
     state: Mutex<State>,
 }
 
@@ -58,6 +57,7 @@ pub struct UploadLimits {
 struct State {
     all: Option<Bucket>,
     public: Option<Bucket>,
+    per_peer: Option<u64>,
     peers: HashMap<Receiver, Bucket>,
 }
 
@@ -82,6 +82,18 @@ impl From<IpAddr> for Receiver {
     }
 }
 
+impl State {
+    fn new(all: Option<u64>, per_peer: Option<u64>) -> Self {
+        let is_default = all.is_none() && per_peer.is_none();
+        Self {
+            all: all.map(Bucket::new),
+            public: is_default.then(|| Bucket::new(limits::PUBLIC_UPLOAD)),
+            per_peer,
+            peers: HashMap::new(),
+        }
+    }
+}
+
 impl UploadLimits {
     /// Sets the limits, in bytes a second.
     ///
@@ -89,25 +101,27 @@ impl UploadLimits {
     /// [`limits::PUBLIC_UPLOAD`] and loopback and private ones are unlimited.
     /// Nothing at all is sent where `gate` is closed.
     pub fn new(all: Option<u64>, per_peer: Option<u64>, gate: UploadGate) -> Self {
-        let public =
-            (all.is_none() && per_peer.is_none()).then(|| Bucket::new(limits::PUBLIC_UPLOAD));
         Self {
             gate,
-            per_peer,
-            state: Mutex::new(State {
-                all: all.map(Bucket::new),
-                public,
-                peers: HashMap::new(),
-            }),
+            state: Mutex::new(State::new(all, per_peer)),
         }
+    }
+
+    /// Sets other limits from now on, as [`UploadLimits::new`] does.
+    pub fn replace(&self, all: Option<u64>, per_peer: Option<u64>) {
+        *self.state() = State::new(all, per_peer);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lowest of the limits that hold for a peer, in bytes a second.
     pub fn slowest(&self, public: bool) -> Option<u64> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let rates = [
             state.all.as_ref().map(|b| b.rate),
-            self.per_peer,
+            state.per_peer,
             state.public.as_ref().filter(|_| public).map(|b| b.rate),
         ];
         rates.into_iter().flatten().min()
@@ -130,7 +144,7 @@ impl UploadLimits {
         bytes: u64,
         now: Instant,
     ) -> Duration {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let mut wait = Duration::ZERO;
         if let Some(bucket) = state.all.as_mut() {
             wait = wait.max(bucket.reserve(bytes, now));
@@ -138,7 +152,7 @@ impl UploadLimits {
         if public && let Some(bucket) = state.public.as_mut() {
             wait = wait.max(bucket.reserve(bytes, now));
         }
-        if let Some(rate) = self.per_peer {
+        if let Some(rate) = state.per_peer {
             if state.peers.len() > limits::CONNECTIONS {
                 state.peers.retain(|_, bucket| !bucket.is_idle(now));
             }

@@ -87,7 +87,7 @@ impl Transfers {
             Err(VerifyError::Mismatch { .. }) => State::WrongNar,
             Err(error) => {
                 // The disk's fault, not a peer's: all of it is fetched again.
-                tracing::error!(%error, path = %transfer.info.store_path, "a download is given up");
+                tracing::error!(%error, path = %transfer.info.path_hash(), "a download is given up");
                 self.0.metrics.errors.inc();
                 claim.download.discard().await;
                 State::Failed

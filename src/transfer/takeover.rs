@@ -65,7 +65,7 @@ impl Transfers {
                 }
                 holder => holder,
             } {
-                debug!(holder = holder.name(), path = %transfer.info.store_path, "a whole NAR is asked for");
+                debug!(holder = holder.name(), path = %transfer.info.path_hash(), "a whole NAR is asked for");
                 match self.receive(transfer, &*holder, received).await {
                     Ok(right) => {
                         let claim = transfer.claim.as_ref();
@@ -103,7 +103,7 @@ impl Transfers {
         };
         let begun = self.0.store.begin_nar(transfer.info.clone()).await;
         let nar = begun.map_err(|error| {
-            tracing::warn!(%error, path = %transfer.info.store_path, "not fetched");
+            tracing::warn!(%error, path = %transfer.info.path_hash(), "not fetched");
             holder.ended(0, None);
             Broken::Here
         })?;
@@ -180,7 +180,7 @@ impl Transfers {
             }),
             Err(VerifyError::Mismatch { .. }) => Err(Broken::Holder(Fault::WrongNar)),
             Err(error) => {
-                tracing::error!(%error, path = %transfer.info.store_path, "a NAR is given up");
+                tracing::error!(%error, path = %transfer.info.path_hash(), "a NAR is given up");
                 self.0.metrics.errors.inc();
                 Err(Broken::Here)
             }

@@ -1,10 +1,12 @@
-//! The public keys that Nix itself trusts, read from its configuration as Nix reads it.
+//! What matters here of Nix's own configuration, read as Nix reads it: the public keys that it
+//! trusts first of all.
 //!
 //! Nix applies the system's `nix.conf` (with what it includes), then the user's files from the
 //! least to the most important, then the text of `NIX_CONFIG`. `trusted-public-keys` replaces what
 //! was set before, `extra-trusted-public-keys` adds to it. Keys of `secret-key-files`, which Nix
 //! trusts too, are not looked at.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,33 @@ pub struct ConfiguredKeys {
     pub problems: Vec<String>,
 }
 
+/// Who may do what, and whom Nix asks, as its configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NixSettings {
+    /// The keys that are trusted.
+    pub keys: Vec<TrustedPublicKey>,
+    /// The caches that are asked.
+    pub substituters: Vec<String>,
+    /// Caches that anybody may have the Nix daemon ask.
+    pub trusted_substituters: Vec<String>,
+    /// Users, and groups as `@name`, whose settings the Nix daemon heeds; `*` is everybody.
+    pub trusted_users: Vec<String>,
+    /// What could not be read or understood, one line each.
+    pub problems: Vec<String>,
+}
+
+/// The settings that are read, each with its older names.
+const SETTINGS: [(&str, &[&str]); 4] = [
+    (KEYS, &["binary-cache-public-keys"]),
+    (SUBSTITUTERS, &["binary-caches"]),
+    (TRUSTED_SUBSTITUTERS, &["trusted-binary-caches"]),
+    (TRUSTED_USERS, &[]),
+];
+const KEYS: &str = "trusted-public-keys";
+const SUBSTITUTERS: &str = "substituters";
+const TRUSTED_SUBSTITUTERS: &str = "trusted-substituters";
+const TRUSTED_USERS: &str = "trusted-users";
+
 impl NixConf {
     /// Finds the files as Nix does, given a way to look up environment variables.
     #[must_use]
@@ -71,8 +100,21 @@ impl NixConf {
     /// Reads the keys. What Nix would refuse to start with is skipped, and named in `problems`.
     #[must_use]
     pub fn trusted_public_keys(&self) -> ConfiguredKeys {
+        let NixSettings { keys, problems, .. } = self.settings();
+        ConfiguredKeys { keys, problems }
+    }
+
+    /// Reads what is to be known of it. What Nix would refuse to start with is skipped, and named
+    /// in `problems`.
+    #[must_use]
+    pub fn settings(&self) -> NixSettings {
+        let one = |word: &str| vec![word.to_owned()];
         let mut reader = Reader {
-            words: vec![DEFAULT_PUBLIC_KEY.to_owned()],
+            words: BTreeMap::from([
+                (KEYS, one(DEFAULT_PUBLIC_KEY)),
+                (SUBSTITUTERS, one("https://cache.nixos.org/")),
+                (TRUSTED_USERS, one("root")),
+            ]),
             problems: Vec::new(),
             includes_left: MAX_INCLUDES,
         };
@@ -100,7 +142,7 @@ enum Missing {
 }
 
 struct Reader {
-    words: Vec<String>,
+    words: BTreeMap<&'static str, Vec<String>>,
     problems: Vec<String>,
     includes_left: usize,
 }
@@ -149,27 +191,36 @@ impl Reader {
             Some(name) => (name, true),
             None => (name, false),
         };
-        // The second is an older name of the same setting.
-        if name == "trusted-public-keys" || name == "binary-cache-public-keys" {
+        let known = SETTINGS
+            .iter()
+            .find(|(known, older)| *known == name || older.contains(&name));
+        if let Some((name, _)) = known {
+            let words = self.words.entry(name).or_default();
             if !extra {
-                self.words.clear();
+                words.clear();
             }
-            self.words
-                .extend(values.iter().map(|&value| value.to_owned()));
+            words.extend(values.iter().map(|&value| value.to_owned()));
         }
     }
 
-    fn finish(self) -> ConfiguredKeys {
+    fn finish(mut self) -> NixSettings {
         let mut keys: Vec<TrustedPublicKey> = Vec::new();
         let mut problems = self.problems;
-        for word in &self.words {
+        for word in &self.words.remove(KEYS).unwrap_or_default() {
             match TrustedPublicKey::parse(word) {
                 Ok(key) if keys.iter().any(|known| known.name == key.name) => {}
                 Ok(key) => keys.push(key),
                 Err(error) => problems.push(format!("trusted-public-keys: {word}: {error}")),
             }
         }
-        ConfiguredKeys { keys, problems }
+        let mut words = |name| self.words.remove(name).unwrap_or_default();
+        NixSettings {
+            keys,
+            substituters: words(SUBSTITUTERS),
+            trusted_substituters: words(TRUSTED_SUBSTITUTERS),
+            trusted_users: words(TRUSTED_USERS),
+            problems,
+        }
     }
 }
 

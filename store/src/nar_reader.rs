@@ -160,7 +160,7 @@ fn dump(
     }
     if let Err(error) = store.record(info, hashed) {
         // The reader has the right bytes all the same; the hashes are computed again.
-        tracing::error!(%error, path = %info.store_path, "cannot keep a hash");
+        tracing::error!(%error, path = %info.path_hash(), "cannot keep a hash");
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use peerix::config::setting::{self, Kind, Setting};
 use crate::support::{ROOT, peer::peerix, run, text_of};
 
 /// Set to write what is generated into the documents, in place of comparing: `scripts/docs`.
-const WRITE: &str = "PEERIX_WRITE_DOCS";
+pub const WRITE: &str = "PEERIX_WRITE_DOCS";
 
 /// Fails unless `generated` stands between the marks `name` of a document.
 ///

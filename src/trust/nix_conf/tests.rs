@@ -49,6 +49,19 @@ fn without_any_file_the_key_of_cache_nixos_org_is_trusted() {
 }
 
 #[test]
+fn who_may_have_whom_asked_is_read_too() {
+    let files = Files::new(
+        "trusted-users = root @wheel\nextra-substituters = http://a\nbinary-caches = http://b\n\
+         extra-substituters = http://c\ntrusted-substituters = http://d\n",
+    );
+    let settings = files.conf.settings();
+    assert_eq!(settings.trusted_users, ["root", "@wheel"]);
+    assert_eq!(settings.substituters, ["http://b", "http://c"]);
+    assert_eq!(settings.trusted_substituters, ["http://d"]);
+    assert_eq!(NixConf::default().settings().trusted_users, ["root"]);
+}
+
+#[test]
 fn a_setting_replaces_what_was_before_and_an_extra_one_adds() {
     let files = Files::new(&format!(
         "# {B}\ncores = 2\ntrusted-public-keys = {A} # {B}\n"

@@ -65,7 +65,8 @@ impl Store {
                 .map_err(StoreError::from)?;
             let info = valid.ok_or(OpenBlobError::NotFound)?;
             let layout = inner.layout(&info).map_err(|error| {
-                tracing::warn!(path = %info.store_path, %error, "cannot be read");
+                tracing::warn!(path = %path_hash, "cannot be read");
+                tracing::debug!(path = %info.store_path, %error, "why it cannot be read");
                 OpenBlobError::NotFound
             })?;
             Ok(NarReader::unhashed(store, info, layout))
@@ -186,7 +187,8 @@ impl Inner {
             match self.layout(&valid) {
                 Ok(layout) => return Ok(Some((path_hash, layout))),
                 Err(error) => {
-                    tracing::warn!(path = %valid.store_path, %error, "no longer what was hashed");
+                    tracing::warn!(path = %path_hash, "no longer what was hashed");
+                    tracing::debug!(path = %valid.store_path, %error, "why it is not");
                     self.remove_path(path_hash, hash);
                 }
             }
@@ -237,7 +239,9 @@ impl Inner {
         error: &ReadError,
     ) {
         let path = path_hash.map(tracing::field::display);
-        tracing::warn!(blob = %blob.fmt_short(), path, %error, "dropped");
+        // What names files is for those who ask for it.
+        tracing::warn!(blob = %blob.fmt_short(), path, "dropped");
+        tracing::debug!(blob = %blob.fmt_short(), %error, "why it was dropped");
         match (source, path_hash) {
             (ByteSource::Memory(_), _) => {
                 if !self.inline().remove(blob) {

@@ -142,7 +142,8 @@ impl Inner {
 
     /// Remembers that the files of a path are not what Nix registered.
     pub(crate) fn remember_mismatch(&self, info: &PathInfo, reason: &str) {
-        tracing::warn!(path = %info.store_path, reason, "not what Nix registered: not offered");
+        tracing::warn!(path = %info.path_hash(), "not what Nix registered: not offered");
+        tracing::debug!(path = %info.store_path, reason, "what is wrong with it");
         self.layouts().remove(info.path_hash());
         self.jobs.remember_wrong(info, self, reason);
     }

@@ -116,7 +116,7 @@ fn measure(count: usize) {
             format!("{packets} of {} lookups", misses.len()),
         ),
         (
-            "traffic of the idle swarm for each daemon, all packets with their headers, both ways",
+            "traffic of the idle swarm: sent by each daemon, packets with their headers, and as much received",
             format!("{:.1} KiB a minute", idle / 1024.0),
         ),
         (

@@ -76,8 +76,13 @@ impl Sqlite {
         quota: Option<u64>,
         lock: Option<File>,
     ) -> Result<Self, StorageError> {
+        connection
+            .busy_timeout(limits::LOCK_TIMEOUT)
+            .map_err(error_of)?;
+        // A database that is not for this program is left as it is.
+        let version = schema::version(&connection)?;
         set_up(&connection, quota).map_err(error_of)?;
-        let id = schema::prepare(&mut connection)?;
+        let id = schema::prepare(&mut connection, version)?;
         let (queue, work) = mpsc::sync_channel::<Work>(limits::QUEUE);
         let thread = std::thread::Builder::new()
             .name("tracker-sqlite".to_owned())
@@ -160,7 +165,6 @@ fn lock(path: &Path) -> Result<File, StorageError> {
 }
 
 fn set_up(connection: &Connection, quota: Option<u64>) -> rusqlite::Result<()> {
-    connection.busy_timeout(limits::LOCK_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // What a power cut takes of the last moments is announced again.
     connection.pragma_update(None, "synchronous", "NORMAL")?;

@@ -46,8 +46,11 @@ CREATE TABLE holding (holder INTEGER PRIMARY KEY, paths BLOB NOT NULL);
 CREATE INDEX iroh_peers_peer_id ON iroh_peers (peer_id);
 ";
 
-/// Makes or updates the tables, and returns the tracker's id.
-pub(super) fn prepare(connection: &mut Connection) -> Result<TrackerId, StorageError> {
+/// Returns the version of a database, 0 for none and for the older program's; writes nothing.
+///
+/// # Errors
+/// Where it is a newer one than is known here, or no database.
+pub(super) fn version(connection: &Connection) -> Result<i64, StorageError> {
     let version: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(error_of)?;
@@ -57,6 +60,14 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<TrackerId, StorageE
             known: VERSION,
         });
     }
+    Ok(version)
+}
+
+/// Makes or updates the tables of a database of this version, and returns the tracker's id.
+pub(super) fn prepare(
+    connection: &mut Connection,
+    version: i64,
+) -> Result<TrackerId, StorageError> {
     if version < VERSION {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)

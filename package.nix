@@ -24,6 +24,7 @@ rustPlatform.buildRustPackage {
       ./build.rs
       ./benches
       ./dashboard/dist
+      ./dashboard/dist
       ./gossip
       ./src
       ./store

@@ -1,6 +1,9 @@
 //! The Nix files as such.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
@@ -110,4 +113,52 @@ fn every_configuration_in_the_documents_evaluates() {
         }
     }
     assert!(seen >= 2, "only {seen} configurations were found");
+}
+
+/// The files of a crate's sources that stand in `directory` and below.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory of ours");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .flat_map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => vec![path],
+        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+/// Nix builds from the files that package.nix lists and no others.
+#[test]
+fn the_package_is_built_from_all_that_the_program_includes() {
+    let root = Path::new(ROOT);
+    let package = fs::read_to_string(root.join("package.nix")).expect("a file of ours");
+    let listed: Vec<PathBuf> = package
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("./"))
+        .map(|name| root.join(name))
+        .collect();
+    let mut seen = 0;
+    for source in sources(&root.join("src")) {
+        let text = fs::read_to_string(&source).expect("a source");
+        for part in text.split("include_").skip(1) {
+            let named = part.split('"').nth(1).unwrap_or_default();
+            if !named.starts_with("../") {
+                continue;
+            }
+            let mut path = source.parent().unwrap_or(root).to_owned();
+            for component in Path::new(named).components() {
+                match component {
+                    Component::ParentDir => {
+                        path.pop();
+                    }
+                    other => path.push(other),
+                }
+            }
+            let is_listed = listed.iter().any(|from| path.starts_with(from));
+            assert!(is_listed, "package.nix lacks {}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "nothing is included");
 }

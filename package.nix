@@ -47,6 +47,8 @@ rustPlatform.buildRustPackage {
     done
   ''
   + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    $out/bin/peerix man --out man >/dev/null
+    installManPage man/man1/* man/man5/*
     installShellCompletion --cmd peerix \
       --bash <($out/bin/peerix completions bash) \
       --fish <($out/bin/peerix completions fish) \

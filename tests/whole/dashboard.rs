@@ -3,24 +3,28 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use peerix::dashboard::events::MAX_PAGES;
 use serde_json::json;
 
 use crate::support::{
+    PATIENCE,
     nix_store::{Key, NixStore, PathSpec, hash_part},
     peer::{Peer, PeerOptions},
     run, run_ok, skip,
     tree::Node,
+    wait_for,
 };
 
 /// A path's name that wants to be markup.
 const HOSTILE: &str = "<img src=x onerror=alert(1)>";
 
 /// The path that two peers give at 2 MB a second each.
-const SLOW_SIZE: u64 = 40_000_000;
+const SLOW_SIZE: u64 = 60_000_000;
 
 /// Small paths that are there before.
 const SMALL: [&str; 4] = [
@@ -173,6 +177,40 @@ fn the_dashboard_works_in_a_browser() {
 enum Daemon {
     Running(Box<Peer>),
     Stopped(tempfile::TempDir),
+}
+
+/// Opens the news of a daemon, and returns the status line with the connection.
+fn open_news(peer: &Peer) -> (String, BufReader<TcpStream>) {
+    let mut socket = TcpStream::connect(peer.http()).expect("a daemon");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let request = format!(
+        "GET /dashboard/events HTTP/1.1\r\nHost: {}\r\n\r\n",
+        peer.http()
+    );
+    socket.write_all(request.as_bytes()).expect("a request");
+    let mut socket = BufReader::new(socket);
+    let mut status = String::new();
+    socket.read_line(&mut status).expect("an answer");
+    (status, socket)
+}
+
+#[test]
+fn sixteen_dashboards_are_told_news_and_one_more_when_one_is_closed() {
+    let store = NixStore::new();
+    let peer = PeerOptions::new(&store).start();
+    let mut open: Vec<_> = (0..MAX_PAGES).map(|_| open_news(&peer)).collect();
+    for (status, socket) in &mut open {
+        assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+        let mut lines = socket.lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with("data: {")), "no news");
+    }
+    let (status, _) = open_news(&peer);
+    assert!(status.starts_with("HTTP/1.1 503"), "{status}");
+    open.pop();
+    wait_for("room for one more dashboard", || {
+        let (status, _) = open_news(&peer);
+        status.starts_with("HTTP/1.1 200").then_some(())
+    });
 }
 
 #[test]

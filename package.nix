@@ -24,7 +24,6 @@ rustPlatform.buildRustPackage {
       ./build.rs
       ./benches
       ./dashboard/dist
-      ./dashboard/dist
       ./gossip
       ./src
       ./store

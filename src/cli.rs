@@ -67,7 +67,7 @@ Exit codes:
   3  no daemon answers
   4  a confirmation is needed: run it on a terminal, or with --yes
   5  the daemon refuses: it is not allowed, or makes no sense there
-  6  not found: no peer has it, or the daemon knows nothing of it
+  6  not found: Nix would not be told of the path (`peerix why`)
   `peerix get` ends with Nix's own exit code once Nix was run, `peerix run` with its command's.";
 
 const COMPLETIONS: &str = "\

@@ -76,15 +76,14 @@ pub(super) async fn forget(args: &ForgetArgs) -> Result<Exit, Failure> {
     let forgotten = args.daemon.connect().await?.forget(&paths).await?;
     if args.daemon.json {
         output::json(&forgotten)?;
+        return Ok(Exit::Done);
     }
-    let mut exit = Exit::Done;
     for path in paths.iter().map(|path| path.to_absolute_path()) {
         if !forgotten.contains(&path) {
             output::hint(&format!("Nothing was known of {path}."));
-            exit = Exit::NotFound;
         }
     }
-    Ok(exit)
+    Ok(Exit::Done)
 }
 
 pub(super) async fn stats(choice: &DaemonChoice) -> Result<Exit, Failure> {

@@ -198,6 +198,9 @@ in
           Restart = "always";
           RestartSec = 2;
 
+          # Unlike the daemon, it gives no thread another priority.
+          SystemCallFilter = (import ./hardening.nix).SystemCallFilter ++ [ "~@resources" ];
+
           DynamicUser = cfg.user == null;
           User = if cfg.user == null then "peerix-tracker" else cfg.user;
           StateDirectory = "peerix-tracker";

@@ -100,6 +100,72 @@ mod tests {
         }
     }
 
+    fn text(text: &str) -> Vec<u8> {
+        [&[0x40 | text.len() as u8], text.as_bytes()].concat()
+    }
+
+    fn map(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = vec![0xe0 | entries.len() as u8];
+        for (name, value) in entries {
+            bytes.extend(text(name));
+            bytes.extend(value);
+        }
+        bytes
+    }
+
+    fn number(value: u16) -> Vec<u8> {
+        [&[0xa2][..], &value.to_be_bytes()].concat()
+    }
+
+    /// A database in MaxMind's format in which 1.0.0.0/8 is in `country`, and all else nowhere.
+    fn database(country: &str) -> Vec<u8> {
+        const NODES: u32 = 8;
+        let mut bytes = Vec::new();
+        for depth in 0..NODES {
+            // The bits of 1 are seven zeros and a one; behind the tree lie 16 bytes of nothing.
+            let (taken, next) = match depth + 1 {
+                NODES => (1, NODES + 16),
+                next => (0, next),
+            };
+            for side in 0..2 {
+                let record = if side == taken { next } else { NODES };
+                bytes.extend(&record.to_be_bytes()[1..]);
+            }
+        }
+        bytes.extend([0; 16]);
+        bytes.extend(map(&[("country", map(&[("iso_code", text(country))]))]));
+        bytes.extend(b"\xab\xcd\xefMaxMind.com");
+        bytes.extend(map(&[
+            ("binary_format_major_version", number(2)),
+            ("binary_format_minor_version", number(0)),
+            ("build_epoch", vec![0x01, 0x02, 1]),
+            ("database_type", text("Test")),
+            ("description", map(&[])),
+            ("ip_version", number(4)),
+            ("languages", vec![0x00, 0x04]),
+            ("node_count", [&[0xc4][..], &NODES.to_be_bytes()].concat()),
+            ("record_size", number(24)),
+        ]));
+        bytes
+    }
+
+    #[test]
+    fn a_database_tells_countries_of_public_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("countries.mmdb");
+        let country = |code: &str, ip: &str| {
+            std::fs::write(&file, database(code)).unwrap();
+            Countries::open(Some(&file)).of(ip.parse().unwrap())
+        };
+        assert_eq!(country("AU", "1.2.3.4").as_deref(), Some("AU"));
+        assert_eq!(country("AU", "::ffff:1.2.3.4").as_deref(), Some("AU"));
+        assert_eq!(country("AU", "8.8.8.8"), None);
+        assert_eq!(country("AU", "2606:4700::1111"), None);
+        assert_eq!(country("AU", "10.0.0.1").as_deref(), Some("LAN"));
+        // What it says is shown to people: only letters pass.
+        assert_eq!(country("<b>", "1.2.3.4"), None);
+    }
+
     #[test]
     fn private_addresses_are_on_the_lan_without_any_database() {
         let countries = Countries::open(None);

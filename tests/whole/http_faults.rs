@@ -506,7 +506,10 @@ fn metrics_are_what_prometheus_reads() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let value = line.rsplit(' ').next().unwrap_or_default();
         assert!(value.parse::<f64>().is_ok(), "{line:?}");
-        assert!(line.starts_with("peerix_"), "{line:?}");
+        let is_known = ["peerix_", "iroh_"]
+            .iter()
+            .any(|name| line.starts_with(name));
+        assert!(is_known, "{line:?}");
     }
     assert!(
         served.peer.metric("peerix_requests_total") >= Some(1.0),

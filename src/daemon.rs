@@ -149,15 +149,7 @@ pub async fn run(
         links.clone(),
     )
     .await?;
-    let swarm = takes_part.then(|| {
-        Swarm::start(
-            &swarm_id,
-            &endpoint,
-            links,
-            known.clone(),
-            state_dir.clone(),
-        )
-    });
+    let swarm = takes_part.then(|| Swarm::start(&swarm_id, &endpoint, links, state_dir.clone()));
     let (swarm, changes) = swarm.unzip();
     let trust = Trust::new(config.trusted_public_keys.clone(), config.no_verify);
     let offer = Arc::new(OfferPolicy::remembering(
@@ -283,7 +275,7 @@ pub async fn run(
         peers.add(peer.clone());
     }
     if let Some(swarm) = &swarm {
-        swarm.gossip().join(config.peers.clone());
+        swarm.gossip().join_by_hand(config.peers.clone());
     }
 
     let reloading = Reloading {

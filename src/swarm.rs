@@ -53,10 +53,14 @@ impl Swarm {
         id: &SwarmId,
         endpoint: &Endpoint,
         links: Links,
-        known: MemoryLookup,
         state_dir: Arc<StateDir>,
     ) -> (Self, mpsc::Receiver<Change>) {
         let memory = Memory::read(&state_dir);
+        // Anybody may say anything in a swarm: it displaces no address that is known from elsewhere.
+        let known = MemoryLookup::with_provenance("swarm");
+        if let Ok(lookups) = endpoint.address_lookup() {
+            lookups.add(known.clone());
+        }
         let options = Options {
             name: id.name().to_owned(),
             systems: vec![system()],

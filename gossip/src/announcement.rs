@@ -248,7 +248,9 @@ fn is_sane(announcement: &Announcement) -> bool {
             && blob.count > 0
             && blob.count <= u64::from(blob.size) / 2
     };
+    let relayed = |url: &RelayUrl| url.as_str().len() <= limits::MAX_RELAY_URL;
     offer.direct.len() <= limits::MAX_ADDRESSES
+        && offer.relay.as_ref().is_none_or(relayed)
         && offer.systems.len() <= limits::MAX_SYSTEMS
         && offer.systems.iter().all(named)
         && offer.inventory.as_ref().is_none_or(sized)

@@ -42,14 +42,23 @@ pub struct Announcer {
     pending: VecDeque<(Tag, bool)>,
     /// How many changes the last announcement had room for.
     room: usize,
+    /// Since when something is new that no announcement had room for.
+    untold_since: Option<Instant>,
     /// How long the last announcement lives.
     lifetime: Duration,
+    /// How long the next one waits for the last.
+    interval: Duration,
     last_sequence: u64,
     last_sent: Option<(Instant, usize)>,
     next: Option<Instant>,
     changed_at: Option<Instant>,
     soon: Option<Instant>,
 }
+
+/// An announcement comes after this part of its interval at the earliest, and after
+/// [`JITTER_MOST`] at the latest.
+const JITTER_LEAST: f64 = 0.85;
+const JITTER_MOST: f64 = 1.25;
 
 /// The inventory that changes are relative to.
 #[derive(Debug, Default)]
@@ -83,6 +92,8 @@ impl Announcer {
             told: VecDeque::new(),
             pending: VecDeque::new(),
             room: limits::PATHS_WITHOUT_INVENTORY / 2,
+            untold_since: None,
+            interval: limits::LEAST_INTERVAL,
             lifetime: limits::LEAST_LIFETIME,
             last_sequence,
             last_sent: None,
@@ -134,7 +145,13 @@ impl Announcer {
         } else {
             limits::MAX_CHANGES
         };
-        let due = self.ready && self.told.len() + self.pending.len() > many;
+        // In a large swarm there may be no room for any change: what has waited for long is told by
+        // an inventory.
+        let patience = limits::UNTOLD_MOST.max(self.interval.mul_f64(JITTER_LEAST));
+        let waits = self
+            .untold_since
+            .is_some_and(|at| now.saturating_duration_since(at) >= patience);
+        let due = self.ready && (waits || self.told.len() + self.pending.len() > many);
         (due && rested).then(|| {
             self.build = Build::UnderWay { since: now };
             self.offered.clone()
@@ -157,7 +174,8 @@ impl Announcer {
         }
         self.base.blob = blob;
         let came = self.pending.iter().filter(|(_, came)| *came).count();
-        if came > self.room.max(1) * 2 || self.pending.len() > limits::CHANGES_KEPT {
+        self.untold_since = None;
+        if came > self.room * 2 || self.pending.len() > limits::CHANGES_KEPT {
             // Too many to be told one by one: receivers see the gap and fetch the inventory.
             self.last_sequence = now.sequence_after(self.last_sequence);
             self.base.sequence = self.last_sequence;
@@ -191,10 +209,15 @@ impl Announcer {
             });
             settled.max(allowed) <= now.at && self.soon.is_none()
         });
-        // The swarm may have turned out larger than it seemed when the time was set.
+        // The swarm may have turned out smaller than it seemed when the time was set.
+        if let (Some(next), Some((at, size))) = (&mut self.next, self.last_sent) {
+            let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
+            *next = (*next).min(at + interval.mul_f64(JITTER_MOST));
+        }
+        // Or larger than it seemed when the time was set.
         // But what was said last must not expire before it is said again.
         let spaced = self.last_sent.is_none_or(|(at, size)| {
-            let wait = pacing::wait_after(size, authors).mul_f64(0.85);
+            let wait = pacing::wait_after(size, authors).mul_f64(JITTER_LEAST);
             at + wait.min(self.lifetime.mul_f64(0.7)) <= now.at
         });
         let heartbeat = spaced && self.next.is_some_and(|at| at <= now.at);
@@ -228,9 +251,15 @@ impl Announcer {
             return;
         };
         *last = size;
-        let jitter = 0.85 + 0.4 * rng.random::<f64>();
+        let jitter = JITTER_LEAST + (JITTER_MOST - JITTER_LEAST) * rng.random::<f64>();
         let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
-        self.next = Some(*at + interval.mul_f64(jitter));
+        let wait = interval.mul_f64(jitter).min(self.lifetime.mul_f64(0.7));
+        self.next = Some(*at + wait);
+    }
+
+    /// Whether no path came that was not told yet.
+    fn is_all_told(&self) -> bool {
+        self.pending.iter().all(|(_, came)| !came)
     }
 
     /// Many paths, and no inventory yet that holds them.
@@ -259,13 +288,18 @@ impl Announcer {
         let (changes, since) = self.take_changes(room);
         let size = bare + changes.len() * 4;
         self.last_sent = Some((now.at, size));
-        self.sent(size, authors, rng);
         let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
+        self.interval = interval;
+        self.untold_since = match self.is_all_told() {
+            true => None,
+            false => Some(self.untold_since.unwrap_or(now.at)),
+        };
         self.changed_at = (!self.pending.is_empty()).then_some(now.at);
         self.soon = None;
         let lifetime = (interval * limits::LIFETIME_INTERVALS)
             .clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME);
         self.lifetime = lifetime;
+        self.sent(size, authors, rng);
         Announcement {
             author: self.me,
             sequence: self.last_sequence,
@@ -281,7 +315,9 @@ impl Announcer {
             _ => None,
         };
         let relay = |addr: &TransportAddr| match addr {
-            TransportAddr::Relay(url) if url.as_str().len() <= 256 => Some(url.clone()),
+            TransportAddr::Relay(url) if url.as_str().len() <= limits::MAX_RELAY_URL => {
+                Some(url.clone())
+            }
             _ => None,
         };
         let direct = self.addr.addrs.iter().filter_map(ip);
@@ -291,7 +327,8 @@ impl Announcer {
             systems: self.systems.clone(),
             inventory: self.base.blob,
             inventory_sequence: self.base.sequence,
-            complete: self.complete,
+            // What could not be told yet is offered too.
+            complete: self.complete && self.is_all_told(),
             since,
             changes,
         }

@@ -61,6 +61,7 @@ impl Changes {
             mine.extend_from_slice(theirs);
             mine.sort_unstable();
             mine.dedup();
+            mine.shrink_to_fit();
         };
         join(&mut self.added, &later.added, &later.removed);
         join(&mut self.removed, &later.removed, &later.added);

@@ -1,6 +1,9 @@
 //! The rules of a peer in a swarm, without I/O: `handle(event, now) -> actions`.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use iroh::{EndpointAddr, EndpointId, SecretKey};
@@ -61,8 +64,14 @@ pub enum Event {
     NeighbourUp(EndpointId),
     /// A neighbour is gone.
     NeighbourDown(EndpointId),
-    /// Peers to join through: configured, remembered, or found in another way.
-    Seeds(Vec<EndpointId>),
+    /// Peers to join through: given by hand, which are kept, or remembered and found in other ways,
+    /// of whom the latest are.
+    Seeds {
+        /// Who they are.
+        ids: Vec<EndpointId>,
+        /// Whether they were given by hand.
+        by_hand: bool,
+    },
     /// Messages were lost on the way to us.
     Lagged,
     /// This machine leaves.
@@ -97,6 +106,8 @@ pub enum Action {
     Met(EndpointAddr),
     /// A peer is gone.
     Left(EndpointId),
+    /// Nothing needs to be known any more of where a peer is reached.
+    Forget(EndpointId),
     /// A neighbour floods: it is the author of what it delivers far too often.
     Cut(EndpointId),
 }
@@ -110,7 +121,10 @@ pub struct Engine {
     pub index: Index,
     announcer: Announcer,
     neighbours: Vec<Neighbour>,
-    seeds: Vec<EndpointId>,
+    /// Given by hand.
+    kept_seeds: Vec<EndpointId>,
+    /// Found otherwise, the latest last.
+    seeds: VecDeque<EndpointId>,
     membership: Membership,
     /// Our last announcement, for the catalogue, and when it expires.
     own: Option<(Bytes, Instant)>,
@@ -139,6 +153,9 @@ struct CatchUp {
 /// Messages beyond its rate after which a neighbour that wrote them itself is cut.
 const FLOOD: u32 = 200;
 
+/// Neighbours that are asked for a filter after its author.
+const OTHER_HOLDERS: usize = 3;
+
 impl Engine {
     /// Makes the rules of a peer that knows nobody yet.
     pub fn new(config: Config, now: Now) -> Self {
@@ -154,7 +171,8 @@ impl Engine {
             secret_key: config.secret_key,
             topic: config.topic,
             neighbours: Vec::new(),
-            seeds: Vec::new(),
+            kept_seeds: Vec::new(),
+            seeds: VecDeque::new(),
             membership: Membership::default(),
             own: None,
             fetches: Allowance::new(limits::FETCH_RATE, limits::FETCH_BURST, now.at),
@@ -178,21 +196,31 @@ impl Engine {
             Event::Fetched(wanted, Some(inventory)) => {
                 self.index.fetched(&wanted, inventory, now.at);
             }
-            Event::Fetched(wanted, None) => self.index.failed(&wanted, now.at),
+            Event::Fetched(wanted, None) => {
+                // Others were tried after its author, and each may have sent all but the end.
+                let others = self.neighbours.len().min(OTHER_HOLDERS) as f64;
+                let cost = wanted.blob.size.max(limits::FETCH_LEAST);
+                self.fetches.take(f64::from(cost) * others, now.at);
+                self.index.failed(&wanted, now.at);
+            }
             Event::Page(_, page) => self.take_page(page, now.at, &mut actions),
             Event::NeighbourUp(id) => self.neighbour_up(id, now.at),
             Event::NeighbourDown(id) => {
                 self.neighbours.retain(|neighbour| neighbour.id != id);
                 self.membership.down(now.at);
             }
-            Event::Seeds(ids) => self.seeds(ids),
+            Event::Seeds { ids, by_hand } => self.seeds(ids, by_hand, &mut actions),
             Event::Lagged => self.catch_up.wanted = true,
             Event::Leave => {
                 let leave = self.announcer.leave(now);
                 actions.extend(self.broadcast(&leave, now.at));
                 return actions;
             }
-            Event::Tick => actions.extend(self.index.expire(now.at).into_iter().map(Action::Left)),
+            Event::Tick => {
+                for id in self.index.expire(now.at) {
+                    self.left(id, &mut actions);
+                }
+            }
         }
         self.announce(now, &mut actions);
         self.fetch(now.at, &mut actions);
@@ -215,30 +243,71 @@ impl Engine {
         Page { entries, next }
     }
 
-    fn seeds(&mut self, ids: Vec<EndpointId>) {
+    fn told(&self, heard: Heard, actions: &mut Vec<Action>) {
+        match heard {
+            Heard::Offer(addr) => actions.extend(addr.map(Action::Met)),
+            Heard::Leave(id) => self.left(id, actions),
+        }
+    }
+
+    fn seeds(&mut self, ids: Vec<EndpointId>, by_hand: bool, actions: &mut Vec<Action>) {
         let me = self.secret_key.public();
-        for id in ids {
-            if id != me && self.seeds.len() < limits::SEEDS && !self.seeds.contains(&id) {
-                self.seeds.push(id);
+        for id in ids.into_iter().filter(|id| *id != me) {
+            if self.kept_seeds.contains(&id) {
+                continue;
+            }
+            self.seeds.retain(|other| *other != id);
+            if by_hand && self.kept_seeds.len() < limits::SEEDS {
+                self.kept_seeds.push(id);
+                continue;
+            }
+            self.seeds.push_back(id);
+            if self.seeds.len() > limits::SEEDS
+                && let Some(earliest) = self.seeds.pop_front()
+                && !self.index.contains(&earliest)
+            {
+                actions.push(Action::Forget(earliest));
             }
         }
     }
 
+    fn is_seed(&self, id: &EndpointId) -> bool {
+        self.kept_seeds.contains(id) || self.seeds.contains(id)
+    }
+
+    fn left(&self, id: EndpointId, actions: &mut Vec<Action>) {
+        actions.push(Action::Left(id));
+        if !self.is_seed(&id) {
+            actions.push(Action::Forget(id));
+        }
+    }
+
     fn join(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let known = self.index.len() + self.seeds.len();
+        let known = self.index.len() + self.kept_seeds.len() + self.seeds.len();
         let count = self.membership.due(self.neighbours.len(), known, now);
         if count == 0 {
             return;
         }
         let is_far = |id: &EndpointId| self.neighbours.iter().all(|near| near.id != *id);
-        let authors = self.index.authors().filter(is_far);
-        let seeds = self.seeds.iter().copied().filter(is_far);
-        let mut far: Vec<EndpointId> = authors.chain(seeds).collect();
+        let seeds = self.kept_seeds.iter().chain(&self.seeds).copied();
+        let vouched: Vec<EndpointId> = seeds
+            .clone()
+            .chain(self.index.proven())
+            .filter(is_far)
+            .collect();
+        let authors = self.index.authors();
+        let mut far: Vec<EndpointId> = authors.chain(seeds).filter(is_far).collect();
         let mut chosen = Vec::new();
-        while chosen.len() < count && !far.is_empty() {
-            chosen.push(far.swap_remove(self.rng.random_range(0..far.len())));
+        // Anybody can be an author, thousands of times: one at least is somebody else's word.
+        if !vouched.is_empty() && (count > 1 || self.rng.random()) {
+            chosen.push(vouched[self.rng.random_range(0..vouched.len())]);
         }
-        chosen.dedup();
+        while chosen.len() < count && !far.is_empty() {
+            let next = far.swap_remove(self.rng.random_range(0..far.len()));
+            if !chosen.contains(&next) {
+                chosen.push(next);
+            }
+        }
         if !chosen.is_empty() {
             actions.push(Action::Join(chosen));
         }
@@ -301,7 +370,7 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         match self.index.hear(bytes, &mut self.rng, now) {
-            Ok(heard) => actions.extend(told(heard)),
+            Ok(heard) => self.told(heard, actions),
             Err(Refused::TooOften) => {
                 // Honest neighbours hand on what others write: only who writes itself is cut.
                 let author = crate::announcement::Unverified::read(bytes)
@@ -347,8 +416,9 @@ impl Engine {
         };
         for entry in &page.entries {
             self.fetches.take(entry.bytes.len() as f64, now);
-            let heard = self.index.hear_entry(entry, &mut self.rng, now);
-            actions.extend(heard.and_then(told));
+            if let Some(heard) = self.index.hear_entry(entry, &mut self.rng, now) {
+                self.told(heard, actions);
+            }
         }
         self.catch_up.pages += 1;
         // Where pages don't go forward, their neighbour plays with us.
@@ -388,20 +458,14 @@ impl Engine {
         while self.fetches.left(now) > 0.0
             && let Some(wanted) = self.index.next_fetch(now)
         {
-            self.fetches.take(f64::from(wanted.blob.size), now);
+            let cost = wanted.blob.size.max(limits::FETCH_LEAST);
+            self.fetches.take(f64::from(cost), now);
             // Its author first; a neighbour may hold it too.
             let mut from = vec![wanted.author];
             let others = self.neighbours.iter().map(|neighbour| neighbour.id);
-            from.extend(others.filter(|id| *id != wanted.author).take(3));
+            from.extend(others.filter(|id| *id != wanted.author).take(OTHER_HOLDERS));
             actions.push(Action::Fetch(wanted, from));
         }
-    }
-}
-
-fn told(heard: Heard) -> Option<Action> {
-    match heard {
-        Heard::Offer(addr) => addr.map(Action::Met),
-        Heard::Leave(id) => Some(Action::Left(id)),
     }
 }
 

@@ -3,7 +3,11 @@
 //! A table of authors, bounded in number and memory, fed by [`Index::hear`] and
 //! [`Index::fetched`]. It neither fetches nor sends; `engine.rs` makes actions of it.
 
-use std::{collections::HashMap, num::NonZeroUsize, time::Instant};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use iroh::{EndpointAddr, EndpointId};
@@ -14,7 +18,7 @@ use crate::{
     announcement::{Announcement, BlobHash, Content, InventoryBlob, Refused, Topic, Unverified},
     changes::Tag,
     inventory::{Inventory, PathHash},
-    limits,
+    limits, pacing,
 };
 
 mod author;
@@ -71,6 +75,11 @@ pub struct Index {
     gone: LruCache<EndpointId, u64>,
     held_bytes: usize,
     catalogue_bytes: usize,
+    changes_bytes: usize,
+    /// Who went for others, until it is told.
+    displaced: Vec<EndpointId>,
+    /// The longest that anybody is believed after it was heard.
+    longest: Duration,
     interests: Vec<PathHash>,
     counters: Counters,
 }
@@ -89,6 +98,9 @@ impl Index {
             gone: LruCache::new(remembered),
             held_bytes: 0,
             catalogue_bytes: 0,
+            changes_bytes: 0,
+            displaced: Vec::new(),
+            longest: pacing::longest_lifetime(1),
             interests: Vec::new(),
             counters: Counters::default(),
         }
@@ -190,7 +202,8 @@ impl Index {
             .entry(id)
             .or_insert_with(|| Author::new(id, now));
         let before = author.announced;
-        let was_held = author.held_bytes();
+        let (was_held, changes_before) = (author.held_bytes(), author.changes_bytes());
+        author.last_heard = now;
         author.sequence = announcement.sequence;
         author.heard = announcement.heard;
         author.expires = author::expiry(now, announcement.lifetime);
@@ -201,9 +214,18 @@ impl Index {
                 .any(|system| self.systems.contains(system));
         author.learn(&offer);
         if before != author.announced {
-            author.fetch_after = now + spread.mul_f64(rng.random());
-            author.fetch_failures = 0;
+            let due = now + spread.mul_f64(rng.random());
+            author.fetch_after = match author.fetch_failures {
+                0 => due,
+                // It announces a new one each time: that makes up for no failure.
+                _ => author.fetch_after.max(due),
+            };
         }
+        let others = self.changes_bytes - changes_before;
+        if others + author.changes_bytes() > limits::CHANGES_MEMORY {
+            author.drop_changes();
+        }
+        self.changes_bytes = others + author.changes_bytes();
         self.held_bytes = self.held_bytes + author.held_bytes() - was_held;
         self.catalogue_bytes -= author.raw.len();
         author.raw = Bytes::new();
@@ -259,9 +281,23 @@ impl Index {
     /// Notes whether a peer that was said to have a path had it.
     ///
     /// One false hit lowers nobody; [`limits::FALSE_CLAIMS`] of them in a row do.
+    ///
+    /// The filter of who is not believed any more goes.
     pub fn answered(&mut self, peer: &EndpointId, had: bool, now: Instant) {
+        let Some(author) = self.authors.get_mut(peer) else {
+            return;
+        };
+        author.answered(had, now);
+        if author.is_disbelieved(now) && author.held_bytes() > 0 {
+            self.held_bytes -= author.held_bytes();
+            author.held = None;
+        }
+    }
+
+    /// Notes that a peer could not be connected to: for a while it comes after all others.
+    pub fn unreachable(&mut self, peer: &EndpointId, now: Instant) {
         if let Some(author) = self.authors.get_mut(peer) {
-            author.answered(had, now);
+            author.unreachable(now + limits::UNREACHABLE);
         }
     }
 
@@ -274,15 +310,26 @@ impl Index {
         }
     }
 
-    /// Forgets what expired; returns who is gone.
+    /// Forgets what expired; returns who is gone since the last call.
     pub fn expire(&mut self, now: Instant) -> Vec<EndpointId> {
-        let expired = self.authors.values().filter(|author| author.expires <= now);
+        self.longest = pacing::longest_lifetime(self.swarm_size());
+        let longest = self.longest;
+        for author in self.authors.values_mut() {
+            author.reconsider(now);
+        }
+        let expired = self
+            .authors
+            .values()
+            .filter(|author| author.expires_within(longest) <= now);
         let expired: Vec<_> = expired.map(|author| (author.id, author.sequence)).collect();
         for (id, sequence) in &expired {
             self.gone.put(*id, *sequence);
             self.remove(*id);
         }
-        expired.into_iter().map(|(id, _)| id).collect()
+        let mut gone = std::mem::take(&mut self.displaced);
+        gone.retain(|id| !self.authors.contains_key(id));
+        gone.extend(expired.into_iter().map(|(id, _)| id));
+        gone
     }
 
     /// The number of authors heard of.
@@ -300,15 +347,25 @@ impl Index {
         self.authors.keys().copied()
     }
 
+    /// The authors that had what they were asked for once, in no order.
+    pub fn proven(&self) -> impl Iterator<Item = EndpointId> {
+        let proven = self.authors.values().filter(|author| author.is_proven);
+        proven.map(|author| author.id)
+    }
+
     /// Whether `peer` was heard of.
     pub fn contains(&self, peer: &EndpointId) -> bool {
         self.authors.contains_key(peer)
     }
 
-    /// Known authors and where they are reached, the most useful first.
+    /// Known authors and where they are reached: those first that had what they were asked for, and
+    /// of each kind the most useful.
     pub fn peers(&self) -> Vec<EndpointAddr> {
         let mut authors: Vec<&Author> = self.authors.values().collect();
-        authors.sort_by(|a, b| Author::order(a, b));
+        authors.sort_by(|a, b| {
+            let proven = b.is_proven.cmp(&a.is_proven);
+            proven.then_with(|| Author::order(a, b))
+        });
         authors
             .into_iter()
             .map(|author| author.addr.clone())
@@ -318,7 +375,7 @@ impl Index {
     /// How many authors there are, by what all of them say.
     pub fn swarm_size(&self) -> usize {
         let mut hints: Vec<u32> = self.authors.values().map(|author| author.heard).collect();
-        crate::pacing::swarm_size(self.authors.len(), &mut hints)
+        pacing::swarm_size(self.authors.len(), &mut hints)
     }
 
     /// How many announcements met which end.
@@ -360,6 +417,7 @@ impl Index {
         if let Some(author) = self.authors.remove(&id) {
             self.held_bytes -= author.held_bytes();
             self.catalogue_bytes -= author.raw.len();
+            self.changes_bytes -= author.changes_bytes();
         }
     }
 
@@ -372,15 +430,10 @@ impl Index {
             .authors
             .values()
             .map(|author| {
-                let worth = if author.is_disbelieved(now) {
-                    -1.0
-                } else {
-                    author.worth()
-                };
                 (
                     author.id,
                     author.held_bytes() > 0,
-                    worth,
+                    author.worth_now(now),
                     author.first_heard,
                 )
             })
@@ -392,6 +445,7 @@ impl Index {
         });
         for (id, ..) in ids.into_iter().take(limits::MAX_AUTHORS / 16) {
             self.remove(id);
+            self.displaced.push(id);
         }
     }
 }

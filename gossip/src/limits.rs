@@ -30,6 +30,9 @@ pub const SETTLE: Duration = Duration::from_millis(200);
 /// Changes are told as far as they don't put off the next announcement longer than this.
 pub const CHANGES_WITHIN: Duration = Duration::from_secs(900);
 
+/// Paths that no announcement has room for wait this long for an inventory that holds them.
+pub const UNTOLD_MOST: Duration = Duration::from_secs(1800);
+
 /// The first announcement comes within this time after the first neighbour, at random.
 pub const FIRST_WITHIN: Duration = Duration::from_secs(2);
 
@@ -51,8 +54,17 @@ pub const CHANGES_AGAIN: usize = 64;
 /// Changes kept of one author until its inventory is fetched again: 8 KiB.
 pub const CHANGES_KEPT: usize = 2048;
 
+/// Bytes of changes kept of all authors: 256 changes each of as many as are remembered.
+pub const CHANGES_MEMORY: usize = 16 * 1024 * 1024;
+
+/// How many times the authors heard of a swarm is taken to have at most, whatever they say.
+pub const HINT_MULTIPLE: usize = 2;
+
 /// Addresses in one announcement.
 pub const MAX_ADDRESSES: usize = 8;
+
+/// Bytes of a relay's URL.
+pub const MAX_RELAY_URL: usize = 256;
 
 /// Systems in one announcement, and bytes of one's name.
 pub const MAX_SYSTEMS: usize = 8;
@@ -77,6 +89,16 @@ pub const GONE_REMEMBERED: usize = 16 * 1024;
 
 /// Bytes of filters held, where nothing else is said.
 pub const FILTER_MEMORY: usize = 64 * 1024 * 1024;
+
+/// The share of that which the filter of one author may take at most that never had what it was
+/// asked for, one in so many; and what it may take in any case.
+pub const STRANGERS: usize = 64;
+
+/// A filter of 100,000 paths.
+pub const STRANGERS_FILTER: usize = 256 * 1024;
+
+/// What a fetch is charged at least, for each peer that is tried.
+pub const FETCH_LEAST: u32 = 16 * 1024;
 
 /// Bytes of filters and of catalogues fetched a second, on average.
 pub const FETCH_RATE: f64 = 64.0 * 1024.0;
@@ -110,6 +132,16 @@ pub const PATHS_WITHOUT_INVENTORY: usize = 256;
 
 /// Times in a row that an author lacked what it claimed before it is not believed for a while.
 pub const FALSE_CLAIMS: u32 = 3;
+
+/// False claims within this time are one: they were asked for together.
+pub const FALSE_CLAIMS_TOGETHER: Duration = Duration::from_secs(1);
+
+/// False claims in a row that are not held against an author while it announces a newer inventory
+/// than the one that is held: paths may have gone since.
+pub const EXCUSED_CLAIMS: u32 = 16;
+
+/// How long a peer comes after all others that could not be connected to.
+pub const UNREACHABLE: Duration = Duration::from_secs(600);
 
 /// How long such claims are held against it, and how long it is not believed, doubling.
 pub const DISBELIEF: Duration = Duration::from_secs(600);
@@ -159,6 +191,12 @@ pub const UNREST_WINDOW: Duration = Duration::from_secs(40);
 
 /// How long a peer then looks for the others.
 pub const UNREST: Duration = Duration::from_secs(300);
+
+/// Peers that are connected to at once, to be made neighbours.
+pub const DIALS: usize = 16;
+
+/// How long one of them may take to connect.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Peers to join through that are remembered.
 pub const SEEDS: usize = 256;

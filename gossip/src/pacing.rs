@@ -60,16 +60,26 @@ pub fn room_for_changes(bare: usize, authors: usize) -> usize {
     fitting.min(limits::MAX_CHANGES)
 }
 
+/// How long an announcement is believed in a swarm of `authors`, whatever its author says: what even
+/// the largest one needs that is told at the swarm's rate.
+pub fn longest_lifetime(authors: usize) -> Duration {
+    let interval = wait_after(limits::MAX_ANNOUNCEMENT, authors);
+    let longest = interval.saturating_mul(limits::LIFETIME_INTERVALS);
+    longest.clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME)
+}
+
 /// How many authors there are, by those heard of and by what each of them says it heard of.
 ///
-/// What most say counts, so that no few can make the others silent by a large number.
+/// What most say counts, and nobody is believed more than a multiple of those heard of here: even
+/// most of them can't make the others silent by a large number.
 pub fn swarm_size(heard: usize, hints: &mut [u32]) -> usize {
     if hints.is_empty() {
         return heard + 1;
     }
+    let most = (heard + 1).saturating_mul(limits::HINT_MULTIPLE);
     let middle = hints.len() / 2;
     let (_, median, _) = hints.select_nth_unstable(middle);
-    (heard + 1).max(*median as usize)
+    (heard + 1).max((*median as usize).min(most))
 }
 
 #[cfg(test)]
@@ -99,8 +109,30 @@ mod tests {
     #[test]
     fn a_few_liars_do_not_change_the_size_of_the_swarm() {
         let mut hints = [100, 101, 99, 100, u32::MAX, u32::MAX, 98];
-        assert_eq!(swarm_size(7, &mut hints), 100);
+        assert_eq!(swarm_size(60, &mut hints), 100);
         assert_eq!(swarm_size(7, &mut []), 8);
+    }
+
+    #[test]
+    fn most_of_a_swarm_being_liars_slows_the_others_by_their_number_alone() {
+        for honest in [1, 10, 100] {
+            let heard = 2 * honest + 1;
+            let mut hints = vec![honest as u32; honest];
+            hints.resize(heard, u32::MAX);
+            let size = swarm_size(heard, &mut hints);
+            assert!(size <= 2 * (heard + 1), "{size}");
+            assert!(room_for_changes(300, size) > 0, "changes are told still");
+        }
+    }
+
+    #[test]
+    fn nobody_is_believed_much_longer_than_an_honest_author_asks_for() {
+        assert_eq!(longest_lifetime(10), limits::LEAST_LIFETIME);
+        for authors in [1000, 10_000] {
+            let honest = wait_after(limits::MAX_ANNOUNCEMENT / 2, authors) * 3;
+            let longest = longest_lifetime(authors);
+            assert!(honest < longest && longest < honest * 3);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! (`swarm/protocol.rs`).
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Instant,
@@ -67,7 +67,8 @@ pub struct Options {
     pub last_sequence: u64,
     /// Bytes of filters to hold.
     pub filter_memory: usize,
-    /// Where addresses of peers are put for the endpoint to find.
+    /// Where addresses of peers are put for the endpoint to find, and taken away again: the swarm's
+    /// alone, so that what it hears displaces nothing that is known from elsewhere.
     pub known: MemoryLookup,
 }
 
@@ -88,6 +89,8 @@ struct Inner {
     /// Our own inventories as they are announced, the newest last.
     own: Mutex<VecDeque<(BlobHash, Bytes)>>,
     gossip: RwLock<Option<Gossip>>,
+    /// Who is being connected to, to be made a neighbour.
+    dialling: Mutex<HashSet<EndpointId>>,
     inbox: mpsc::Sender<Event>,
     changes: mpsc::Sender<Change>,
     restarts: std::sync::atomic::AtomicU64,
@@ -150,6 +153,7 @@ impl Swarm {
             engine: Mutex::new(Engine::new(config, Now::system())),
             own: Mutex::default(),
             gossip: RwLock::new(None),
+            dialling: Mutex::default(),
             inbox,
             changes,
             restarts: Default::default(),
@@ -188,15 +192,27 @@ impl Swarm {
         let _ = self.0.inbox.send(Event::Offered(offered, complete)).await;
     }
 
-    /// Notes peers to join through.
+    /// Notes peers to join through, of whom somebody told; the latest of them are remembered.
     pub fn join(&self, peers: Vec<EndpointAddr>) {
+        self.join_through(peers, false);
+    }
+
+    /// Notes peers to join through that were given by hand: nothing displaces them.
+    pub fn join_by_hand(&self, peers: Vec<EndpointAddr>) {
+        self.join_through(peers, true);
+    }
+
+    fn join_through(&self, peers: Vec<EndpointAddr>, by_hand: bool) {
         let ids = peers.iter().map(|peer| peer.id).collect();
-        for peer in peers {
+        let seeds = Event::Seeds { ids, by_hand };
+        if self.0.inbox.try_send(seeds).is_err() {
+            return;
+        }
+        for peer in peers.into_iter().take(limits::SEEDS) {
             if !peer.addrs.is_empty() {
                 self.0.known.add_endpoint_info(peer);
             }
         }
-        let _ = self.0.inbox.try_send(Event::Seeds(ids));
     }
 
     /// What is known of a peer and a path.
@@ -226,6 +242,11 @@ impl Swarm {
     /// Notes whether a peer that was said to have a path had it.
     pub fn answered(&self, peer: &EndpointId, had: bool) {
         self.engine().index.answered(peer, had, Instant::now());
+    }
+
+    /// Notes that a peer could not be connected to: for a while it comes after all others.
+    pub fn unreachable(&self, peer: &EndpointId) {
+        self.engine().index.unreachable(peer, Instant::now());
     }
 
     /// Notes how useful the caller finds a peer, 0 to 1.

@@ -125,6 +125,27 @@ async fn after_a_partition_peers_find_each_other_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_peers_whose_dials_failed_during_a_partition_dial_again_after_it() {
+    let a = Machine::start("long parted", &[]).await;
+    let b = Machine::start("long parted", &[&a]).await;
+    a.offer(0..3).await;
+    until("they meet", || b.swarm.may_have(&path(1)) == [a.id()]).await;
+    for machine in [&a, &b] {
+        machine.part(true);
+    }
+    // Only the one was told of the other: the other one has nobody to dial.
+    until("it dialled in vain", || b.refused_dials() > 0).await;
+    a.offer(0..5).await;
+    for machine in [&a, &b] {
+        machine.part(false);
+    }
+    until("they are together again", || {
+        b.swarm.may_have(&path(4)) == [a.id()]
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_replayed_and_oversized_messages_of_a_real_peer_change_nothing() {
     let a = Machine::start("forged", &[]).await;
     let b = Machine::start("forged", &[&a]).await;

@@ -527,7 +527,7 @@ impl Operations for Node {
             let addr = addr.map_err(|error| refused(error.to_string()))?;
             let id = addr.id;
             if let Some(swarm) = &self.parts.swarm {
-                swarm.gossip().join(vec![addr.clone()]);
+                swarm.gossip().join_by_hand(vec![addr.clone()]);
             }
             if !self.parts.peers.add(addr) {
                 return Err(refused(

@@ -151,3 +151,14 @@ proptest! {
         let _ = open(&junk);
     }
 }
+
+#[test]
+fn a_relay_with_a_long_url_is_refused() {
+    let long = format!(
+        "https://relay.example/{}",
+        "x".repeat(limits::MAX_RELAY_URL)
+    );
+    let mut offer = offer();
+    offer.relay = Some(long.parse().unwrap());
+    assert_eq!(open(&sealed(offer)), Err(Refused::Absurd));
+}

@@ -145,6 +145,54 @@ fn changes_that_do_not_fit_are_told_later_and_each_is_told_once_at_least() {
 }
 
 #[test]
+fn where_no_change_has_room_the_offer_is_not_complete_and_an_inventory_tells_them() {
+    let start = Instant::now();
+    let mut announcer = announcer();
+    announcer.offer(paths(0..1000), true, start);
+    let building = announcer.build(start).unwrap();
+    announcer.built(&building, blob(1000), at(start, 0));
+    let authors = 10_000;
+    let first = run(&mut announcer, start, 0..6000, authors).remove(0);
+    assert!(offer_of(&first.1).complete);
+    announcer.offer(paths(0..1001), true, at(start, 6000).at);
+    let second = run(&mut announcer, start, 6000..13_000, authors).remove(0);
+    assert_eq!(offer_of(&second.1).changes.len(), 0);
+    assert!(
+        !offer_of(&second.1).complete,
+        "it offers what it did not tell"
+    );
+    assert!(announcer.build(at(start, second.0 + 60).at).is_none());
+    let interval = pacing::wait_after(300, authors).as_secs();
+    let third = at(start, second.0 + interval * 2);
+    let building = announcer.build(third.at).expect("it waited for long");
+    announcer.built(&building, blob(1001), third);
+    let told = run(
+        &mut announcer,
+        start,
+        second.0 + interval * 2..60_000,
+        authors,
+    )
+    .remove(0);
+    let offer = offer_of(&told.1);
+    assert!(offer.complete && offer.inventory == blob(1001));
+    assert!(
+        offer.since > second.1.sequence,
+        "receivers see that they miss something"
+    );
+}
+
+#[test]
+fn it_speaks_again_soon_where_the_swarm_turns_out_smaller_than_it_seemed() {
+    let start = Instant::now();
+    let mut announcer = announcer();
+    announcer.offer(paths(0..5), true, start);
+    announcer.hurry(&mut rng(), start);
+    run(&mut announcer, start, 0..30, 100_000).remove(0);
+    let second = run(&mut announcer, start, 30..10_000, 3).remove(0);
+    assert!(second.0 < 200, "{}", second.0);
+}
+
+#[test]
 fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
     let start = Instant::now();
     for authors in [1, 100, 10_000] {

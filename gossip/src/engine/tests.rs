@@ -85,7 +85,8 @@ fn two_peers_meet_and_one_knows_what_the_other_has_within_seconds() {
         panic!("{goodbye:?}");
     };
     let gone = b.handle(message(goodbye, 1), later(start, 104));
-    assert_eq!(gone, [Action::Left(key(1).public())]);
+    let id = key(1).public();
+    assert_eq!(gone, [Action::Left(id), Action::Forget(id)]);
     assert!(b.index.may_have(&path(1), at).is_empty());
 }
 
@@ -159,22 +160,7 @@ fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
     engine.handle(Event::NeighbourUp(honest), start);
     let mut cut = Vec::new();
     for number in 1..1000 {
-        let flood = Announcement {
-            author: flooder.public(),
-            sequence: number,
-            lifetime: 600,
-            heard: 1,
-            content: crate::announcement::Content::Offer(Box::new(crate::announcement::Offer {
-                relay: None,
-                direct: Vec::new(),
-                systems: Vec::new(),
-                inventory: None,
-                inventory_sequence: 0,
-                complete: true,
-                since: 0,
-                changes: crate::Changes::gather([(Tag::of(&path(1)), true)]),
-            })),
-        };
+        let flood = empty_offer(&flooder, number);
         let bytes = flood.seal(&flooder, &TOPIC).unwrap();
         let from = if number < 500 { 3 } else { 2 };
         cut.extend(engine.handle(message(&bytes, from), start));
@@ -184,6 +170,83 @@ fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
         .filter(|action| matches!(action, Action::Cut(_)))
         .collect();
     assert_eq!(cut, [Action::Cut(flooder.public())]);
+}
+
+#[test]
+fn who_was_given_by_hand_stays_whoever_else_is_named_and_the_latest_of_those_stay() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let id = |number: u16| {
+        let mut bytes = [9; 32];
+        bytes[..2].copy_from_slice(&number.to_le_bytes());
+        SecretKey::from_bytes(&bytes).public()
+    };
+    let seeds = |ids: Vec<EndpointId>, by_hand| Event::Seeds { ids, by_hand };
+    let tried_in = |actions: &[Action]| -> Vec<EndpointId> {
+        let joins = actions.iter().filter_map(|action| match action {
+            Action::Join(ids) => Some(ids.clone()),
+            _ => None,
+        });
+        joins.flatten().collect()
+    };
+    engine.handle(seeds(vec![id(0)], true), start);
+    let named = (1..=limits::SEEDS as u16 + 10).map(id).collect();
+    let actions = engine.handle(seeds(named, false), start);
+    for number in 1..=10 {
+        assert!(actions.contains(&Action::Forget(id(number))), "{number}");
+    }
+    let mut tried = std::collections::HashSet::new();
+    for second in 1..20_000 {
+        let actions = engine.handle(Event::Tick, later(start, second));
+        tried.extend(tried_in(&actions));
+    }
+    assert!(tried.contains(&id(0)) && tried.contains(&id(limits::SEEDS as u16 + 10)));
+    assert!(!tried.contains(&id(1)));
+}
+
+#[test]
+fn a_thousand_authors_do_not_keep_us_from_who_was_given_by_hand() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let seed = key(2).public();
+    let ids = vec![seed];
+    engine.handle(Event::Seeds { ids, by_hand: true }, start);
+    for number in 0..1000u32 {
+        let mut bytes = [9; 32];
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        let author = SecretKey::from_bytes(&bytes);
+        let bytes = empty_offer(&author, 1).seal(&author, &TOPIC).unwrap();
+        engine.handle(message(&bytes, 3), start);
+    }
+    let mut rounds = 0;
+    for second in 1..60 {
+        for action in engine.handle(Event::Tick, later(start, second)) {
+            if let Action::Join(ids) = action {
+                rounds += 1;
+                assert!(ids.contains(&seed), "alone it tries it each time");
+            }
+        }
+    }
+    assert!(rounds > 3);
+}
+
+fn empty_offer(author: &SecretKey, sequence: u64) -> Announcement {
+    Announcement {
+        author: author.public(),
+        sequence,
+        lifetime: 600,
+        heard: 1,
+        content: crate::announcement::Content::Offer(Box::new(crate::announcement::Offer {
+            relay: None,
+            direct: Vec::new(),
+            systems: Vec::new(),
+            inventory: None,
+            inventory_sequence: 0,
+            complete: true,
+            since: 0,
+            changes: crate::Changes::gather([(Tag::of(&path(1)), true)]),
+        })),
+    }
 }
 
 #[test]

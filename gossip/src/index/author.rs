@@ -44,6 +44,8 @@ pub(super) struct Author {
     pub(super) sequence: u64,
     pub(super) heard: u32,
     pub(super) first_heard: Instant,
+    pub(super) last_heard: Instant,
+    /// When it expires, by its own word.
     pub(super) expires: Instant,
     pub(super) addr: EndpointAddr,
     pub(super) runs_ours: bool,
@@ -61,8 +63,14 @@ pub(super) struct Author {
     pub(super) fetch_after: Instant,
     pub(super) fetch_failures: u32,
     pub(super) usefulness: f32,
+    /// It had what it was asked for once.
+    pub(super) is_proven: bool,
+    /// It could not be connected to: until then it comes after all others.
+    unreachable_until: Option<Instant>,
     overlap: Option<f32>,
     false_hits: u32,
+    /// False claims in a row that a newer inventory excuses.
+    excused: u32,
     last_false: Option<Instant>,
     disbelieved_until: Option<Instant>,
     disbeliefs: u32,
@@ -77,6 +85,7 @@ impl Author {
             sequence: 0,
             heard: 0,
             first_heard: now,
+            last_heard: now,
             expires: now,
             addr: EndpointAddr::new(id),
             runs_ours: true,
@@ -97,8 +106,11 @@ impl Author {
             fetch_after: now,
             fetch_failures: 0,
             usefulness: 0.5,
+            is_proven: false,
+            unreachable_until: None,
             overlap: None,
             false_hits: 0,
+            excused: 0,
             last_false: None,
             disbelieved_until: None,
             disbeliefs: 0,
@@ -132,9 +144,29 @@ impl Author {
             return;
         }
         self.changes.merge(&offer.changes);
-        if self.changes.len() > limits::CHANGES_KEPT {
+        let most = match self.held {
+            Some(_) => limits::CHANGES_KEPT,
+            None => limits::MAX_CHANGES,
+        };
+        if self.changes.len() > most {
             self.start_over(offer);
         }
+    }
+
+    /// Forgets all changes: what it offers is not known until its inventory is fetched again.
+    pub(super) fn drop_changes(&mut self) {
+        self.changes = Changes::default();
+        self.covers = self.sequence;
+    }
+
+    pub(super) fn changes_bytes(&self) -> usize {
+        self.changes.memory()
+    }
+
+    /// When it is forgotten, where nobody is believed for longer than `longest`.
+    pub(super) fn expires_within(&self, longest: Duration) -> Instant {
+        let latest = self.last_heard.checked_add(longest);
+        latest.map_or(self.expires, |latest| latest.min(self.expires))
     }
 
     /// Keeps the offer's changes alone.
@@ -158,7 +190,17 @@ impl Author {
             .held
             .as_ref()
             .is_none_or(|held| held.sequence < sequence);
-        (newer && self.has_gap()).then_some(blob)
+        // What went is not always told: a false claim shows it.
+        let differs = self.is_stale && self.has_newer();
+        (differs || newer && self.has_gap()).then_some(blob)
+    }
+
+    /// Whether another inventory than the one held is announced.
+    fn has_newer(&self) -> bool {
+        let (Some(held), Some((announced, _))) = (&self.held, &self.announced) else {
+            return false;
+        };
+        held.blob_hash != Some(announced.blob_hash)
     }
 
     /// Takes the filter that was announced as `blob`, unless a newer one is held.
@@ -187,25 +229,43 @@ impl Author {
         let was = || held.is_some_and(|held| held.inventory.may_contain(path_hash));
         match (self.changes.after(tag, was), held) {
             (true, _) => Standing::MayHave,
-            (false, Some(_)) if self.complete => Standing::Lacks,
+            (false, Some(_)) if self.complete && !self.has_gap() => Standing::Lacks,
             (false, _) => Standing::Unknown,
         }
     }
 
+    /// Notes whether it had what it claimed.
+    ///
+    /// Answers that come together are one: a batch that asks for what was just collected shows one
+    /// mistake. And while a newer inventory than the one held is announced, the mistake may be ours:
+    /// that inventory is fetched, a few times in a row.
     pub(super) fn answered(&mut self, had: bool, now: Instant) {
         if had {
             self.false_hits = 0;
+            self.excused = 0;
             self.disbeliefs = 0;
+            self.is_proven = true;
+            self.unreachable_until = None;
             return;
         }
-        let recent = self
-            .last_false
-            .is_some_and(|at| now.saturating_duration_since(at) < limits::DISBELIEF);
-        if !recent {
+        let since = self.last_false.replace(now);
+        let since = since.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= limits::DISBELIEF) {
             self.false_hits = 0;
         }
-        self.last_false = Some(now);
+        let is_same_batch = since.is_some_and(|since| since < limits::FALSE_CLAIMS_TOGETHER);
+        if self.has_newer() && self.excused < limits::EXCUSED_CLAIMS {
+            self.excused += u32::from(!is_same_batch);
+            if !self.is_stale && self.fetch_failures == 0 {
+                self.fetch_after = self.fetch_after.min(now);
+            }
+            self.is_stale = true;
+            return;
+        }
         self.is_stale = true;
+        if is_same_batch && self.false_hits > 0 {
+            return;
+        }
         self.false_hits += 1;
         if self.false_hits >= limits::FALSE_CLAIMS {
             let doubled = 1u32 << self.disbeliefs.min(8);
@@ -220,18 +280,32 @@ impl Author {
         self.disbelieved_until.is_some_and(|until| now < until)
     }
 
+    /// Notes that it could not be connected to, until then.
+    pub(super) fn unreachable(&mut self, until: Instant) {
+        self.unreachable_until = Some(until);
+    }
+
+    /// Forgets that it could not be connected to, where that is long ago.
+    pub(super) fn reconsider(&mut self, now: Instant) {
+        self.unreachable_until = self.unreachable_until.filter(|until| now < *until);
+    }
+
     /// Measures how much of `paths` it has.
     pub(super) fn compare(&mut self, paths: &[PathHash]) {
         let Some(held) = &self.held else { return };
-        if paths.is_empty() {
-            return;
+        if let Some(overlap) = self.overlap(&held.inventory, paths) {
+            self.overlap = Some(overlap);
         }
+    }
+
+    /// How much of `paths` it has by this inventory, where there are any.
+    fn overlap(&self, inventory: &Inventory, paths: &[PathHash]) -> Option<f32> {
         let has = |path: &&PathHash| {
-            let was = || held.inventory.may_contain(path);
+            let was = || inventory.may_contain(path);
             self.changes.after(Tag::of(path), was)
         };
         let shared = paths.iter().filter(has).count();
-        self.overlap = Some(shared as f32 / paths.len() as f32);
+        (!paths.is_empty()).then(|| shared as f32 / paths.len() as f32)
     }
 
     /// How useful it is, as far as is known.
@@ -244,9 +318,19 @@ impl Author {
         self.worth_with(OVERLAP_HOPE)
     }
 
+    /// How useful it is if this is its inventory.
+    pub(super) fn worth_holding(&mut self, inventory: &Inventory, paths: &[PathHash]) -> f32 {
+        self.overlap = self.overlap(inventory, paths).or(self.overlap);
+        self.worth()
+    }
+
+    /// What it claims to share counts as far as it was found useful; 0.5 to 1.5 of a stranger's.
     fn worth_with(&self, unseen: f32) -> f32 {
         let system = if self.runs_ours { 0.0 } else { OTHER_SYSTEM };
-        self.usefulness + self.overlap.unwrap_or(unseen) - system
+        if self.unreachable_until.is_some() {
+            return -system;
+        }
+        self.usefulness * (1.0 + 2.0 * self.overlap.unwrap_or(unseen)) - system
     }
 
     /// The more useful one first; among equals the one that is known for longer.
@@ -255,6 +339,14 @@ impl Author {
         worth
             .then(a.first_heard.cmp(&b.first_heard))
             .then(a.id.cmp(&b.id))
+    }
+
+    /// How useful it is to hold its filter now.
+    pub(super) fn worth_now(&self, now: Instant) -> f32 {
+        match self.is_disbelieved(now) {
+            true => -1.0,
+            false => self.worth(),
+        }
     }
 
     pub(super) fn held_bytes(&self) -> usize {

@@ -41,7 +41,10 @@ impl Index {
                 return (entries, last);
             }
             last = Some(*author.id.as_bytes());
-            let remaining = author.expires.saturating_duration_since(now).as_secs();
+            let remaining = author
+                .expires_within(self.longest)
+                .saturating_duration_since(now)
+                .as_secs();
             entries.push(Entry {
                 remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
                 bytes: author.raw.clone(),

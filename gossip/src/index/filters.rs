@@ -37,13 +37,17 @@ impl Index {
         let wanted = self.authors.values().filter(due);
         let wanted = wanted.filter_map(|author| Some((author, author.wants()?)));
         // One that is held already is only brought up to date: newcomers go first.
+        // And who could not be fetched from waits for all others.
         let (author, blob) = wanted.min_by(|(a, _), (b, _)| {
+            let failed = a.fetch_failures.cmp(&b.fetch_failures);
             let held = a.held.is_some().cmp(&b.held.is_some());
             let worth = b.worth_fetching().total_cmp(&a.worth_fetching());
-            held.then(worth).then(Author::order(a, b))
+            failed.then(held).then(worth).then(Author::order(a, b))
         })?;
         let (id, worth, replaced) = (author.id, author.worth_fetching(), author.held_bytes());
-        if !self.has_room(id, worth, blob.size as usize, replaced) {
+        let size = blob.size as usize;
+        let fits = author.is_proven || size <= self.share_of_a_stranger();
+        if !fits || !self.has_room(id, worth, size, replaced, now) {
             // Not worth its place now; looked at again later.
             let author = self.authors.get_mut(&id)?;
             author.fetch_after = now + limits::FETCH_SPREAD_MOST;
@@ -66,16 +70,20 @@ impl Index {
         author.fetching = false;
         author.fetch_failures = 0;
         author.fetch_after = now + limits::FETCH_SPREAD_MOST;
-        let (worth, before) = (author.worth_fetching(), author.held_bytes());
+        if author.is_disbelieved(now) {
+            return;
+        }
+        // Nothing goes for what it only might have been.
+        let worth = author.worth_holding(&inventory, &self.interests);
+        let before = author.held_bytes();
         let size = wanted.blob.size as usize;
-        if !self.make_room_for(wanted.author, worth, size, before) {
+        if !self.make_room_for(wanted.author, worth, size, before, now) {
             return;
         }
         if let Some(author) = self.authors.get_mut(&wanted.author)
             && author.hold(&wanted.blob, inventory)
         {
             author.fetch_after = now;
-            author.compare(&self.interests);
             self.held_bytes = self.held_bytes + size - before;
         }
     }
@@ -92,23 +100,37 @@ impl Index {
     }
 
     /// Whether the cap leaves room, or would after less useful filters went.
-    fn has_room(&self, id: EndpointId, worth: f32, size: usize, replaced: usize) -> bool {
+    fn has_room(
+        &self,
+        id: EndpointId,
+        worth: f32,
+        size: usize,
+        replaced: usize,
+        now: Instant,
+    ) -> bool {
         let free = (self.filter_memory + replaced).saturating_sub(self.held_bytes);
         if size <= free {
             return true;
         }
-        let lesser = self.lesser(id, worth).map(Author::held_bytes);
+        let lesser = self.lesser(id, worth, now).map(Author::held_bytes);
         size <= free + lesser.sum::<usize>()
     }
 
     /// Drops less useful filters until `size` bytes fit.
-    fn make_room_for(&mut self, id: EndpointId, worth: f32, size: usize, replaced: usize) -> bool {
-        if !self.has_room(id, worth, size, replaced) {
+    fn make_room_for(
+        &mut self,
+        id: EndpointId,
+        worth: f32,
+        size: usize,
+        replaced: usize,
+        now: Instant,
+    ) -> bool {
+        if !self.has_room(id, worth, size, replaced, now) {
             return false;
         }
         let mut lesser: Vec<(f32, EndpointId)> = self
-            .lesser(id, worth)
-            .map(|author| (author.worth(), author.id))
+            .lesser(id, worth, now)
+            .map(|author| (author.worth_now(now), author.id))
             .collect();
         lesser.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (_, lesser) in lesser {
@@ -123,10 +145,15 @@ impl Index {
         true
     }
 
-    fn lesser(&self, id: EndpointId, worth: f32) -> impl Iterator<Item = &Author> {
+    fn lesser(&self, id: EndpointId, worth: f32, now: Instant) -> impl Iterator<Item = &Author> {
         self.authors.values().filter(move |author| {
-            author.id != id && author.held_bytes() > 0 && author.worth() + MARGIN < worth
+            author.id != id && author.held_bytes() > 0 && author.worth_now(now) + MARGIN < worth
         })
+    }
+
+    /// Bytes that the filter of an author may take which never had what it was asked for.
+    fn share_of_a_stranger(&self) -> usize {
+        (self.filter_memory / limits::STRANGERS).max(limits::STRANGERS_FILTER)
     }
 }
 

@@ -206,6 +206,8 @@ fn a_missed_announcement_is_noticed_and_the_filter_fetched_again() {
         .hear(&author.say(since, &[]), &mut rng(), now)
         .unwrap();
     assert!(index.may_have(&path(1, 5000), now).is_empty());
+    let standing = index.standing(&author.id(), &path(1, 5000), now);
+    assert_eq!(standing, Standing::Unknown, "something was missed");
     // The old filter answers until the new one is there.
     assert_eq!(index.may_have(&path(1, 5), now), [author.id()]);
     let later = now + Duration::from_secs(60);
@@ -340,10 +342,12 @@ fn a_liar_is_disbelieved_after_three_false_claims_and_one_false_hit_lowers_nobod
             .unwrap();
     }
     index.answered(&honest.id(), false, now);
-    for _ in 0..limits::FALSE_CLAIMS {
+    for second in 0..limits::FALSE_CLAIMS {
         assert_eq!(index.may_have(&wanted, now)[0], liar.id());
-        index.answered(&liar.id(), false, now);
+        let asked = now + limits::FALSE_CLAIMS_TOGETHER * second;
+        index.answered(&liar.id(), false, asked);
     }
+    let now = now + limits::FALSE_CLAIMS_TOGETHER * limits::FALSE_CLAIMS;
     assert_eq!(index.may_have(&wanted, now), [honest.id()]);
     // Speaking again does not help, time does; and the second disbelief is longer.
     index
@@ -352,13 +356,231 @@ fn a_liar_is_disbelieved_after_three_false_claims_and_one_false_hit_lowers_nobod
     assert_eq!(index.may_have(&wanted, now), [honest.id()]);
     let later = now + limits::DISBELIEF;
     assert_eq!(index.may_have(&wanted, later).len(), 2);
-    for _ in 0..limits::FALSE_CLAIMS {
-        index.answered(&liar.id(), false, later);
-    }
+    disbelieve(&mut index, liar.id(), later);
     assert_eq!(
         index.may_have(&wanted, later + limits::DISBELIEF),
         [honest.id()]
     );
+}
+
+/// Has it deny what it claimed, in one request after the other.
+fn disbelieve(index: &mut Index, peer: EndpointId, now: Instant) {
+    for number in 0..limits::FALSE_CLAIMS {
+        index.answered(&peer, false, now + limits::FALSE_CLAIMS_TOGETHER * number);
+    }
+}
+
+#[test]
+fn who_collected_garbage_is_fetched_from_again_and_not_taken_for_a_liar() {
+    let now = Instant::now();
+    let mut index = index(1 << 20);
+    let mut author = Author::new(1);
+    author.build((0..1000).map(|number| path(1, number)));
+    author.joins(&mut index, now);
+    // A batch asks for what went a moment ago: one mistake.
+    for _ in 0..10 {
+        index.answered(&author.id(), false, now);
+    }
+    assert_eq!(index.may_have(&path(1, 700), now), [author.id()]);
+    // What went is not told one by one: no gap.
+    author.build((0..400).map(|number| path(1, number)));
+    author.sequence -= 1;
+    let since = author.sequence;
+    author.inventory.as_mut().unwrap().1 = since;
+    let said = author.say(since, &[]);
+    index.hear(&said, &mut rng(), now).unwrap();
+    let mut later = now + Duration::from_secs(700);
+    for _ in 0..limits::FALSE_CLAIMS {
+        assert_eq!(index.may_have(&path(1, 700), later), [author.id()]);
+        index.answered(&author.id(), false, later);
+        later += Duration::from_secs(5);
+    }
+    let authors = std::slice::from_ref(&author);
+    assert_eq!(fetch_all(&mut index, later, authors), 1);
+    assert_eq!(index.may_have(&path(1, 300), later), [author.id()]);
+    assert!(index.may_have(&path(1, 700), later).is_empty());
+}
+
+#[test]
+fn a_liar_that_announces_a_newer_inventory_each_time_is_disbelieved_too() {
+    let mut now = Instant::now();
+    let mut index = index(1 << 20);
+    let mut liar = Author::new(1);
+    liar.build((0..1000).map(|number| path(1, number)));
+    liar.joins(&mut index, now);
+    let mut lies = 0;
+    while !index.may_have(&path(1, 5), now).is_empty() {
+        now += Duration::from_secs(10);
+        liar.build((0..1000 + lies).map(|number| path(1, number)));
+        let since = liar.inventory.as_ref().unwrap().1;
+        index.hear(&liar.say(since, &[]), &mut rng(), now).unwrap();
+        index.answered(&liar.id(), false, now);
+        lies += 1;
+    }
+    assert!(
+        lies <= limits::EXCUSED_CLAIMS + limits::FALSE_CLAIMS,
+        "{lies}"
+    );
+    assert_eq!(index.held_bytes(), 0, "its filter takes no room any more");
+}
+
+#[test]
+fn a_filter_displaces_others_by_what_it_holds_and_not_by_what_it_might() {
+    let now = Instant::now();
+    let ours: Vec<_> = (0..200).map(|number| path(1, number)).collect();
+    let mut authors: Vec<Author> = (1..=5).map(Author::new).collect();
+    for author in &mut authors[..3] {
+        author.build((0..100).chain(1000..1900).map(|number| path(1, number)));
+    }
+    for author in &mut authors[3..] {
+        author.build((0..1000).map(|number| path(7, number)));
+    }
+    let size = authors[0].blob().unwrap().size as usize;
+    let mut index = index(size * 3);
+    index.interested_in(ours);
+    for author in &mut authors {
+        author.joins(&mut index, now);
+    }
+    for minute in 1..100 {
+        fetch_all(&mut index, now + Duration::from_secs(minute * 60), &authors);
+    }
+    for author in &authors[..3] {
+        assert_eq!(index.may_have(&path(1, 1500), now).len(), 3);
+        assert_eq!(
+            index.standing(&author.id(), &path(1, 5), now),
+            Standing::MayHave
+        );
+    }
+    // Who is not believed any more holds no place.
+    disbelieve(&mut index, authors[0].id(), now);
+    assert_eq!(index.held_bytes(), size * 2);
+}
+
+#[test]
+fn the_filter_of_a_stranger_takes_a_small_share_and_that_of_a_friend_any() {
+    let now = Instant::now();
+    let mut index = index(64 << 20);
+    let mut author = Author::new(1);
+    author.build((0..1000).map(|number| path(1, number)));
+    author.sequence += 1;
+    let blob = InventoryBlob {
+        blob_hash: [5; 32],
+        size: 4 << 20,
+        count: 1_000_000,
+    };
+    let offer = Offer {
+        relay: None,
+        direct: Vec::new(),
+        systems: Vec::new(),
+        inventory: Some(blob),
+        inventory_sequence: author.sequence,
+        complete: true,
+        since: author.sequence,
+        changes: Changes::default(),
+    };
+    let said = author.seal(Content::Offer(Box::new(offer)));
+    index.hear(&said, &mut rng(), now).unwrap();
+    let later = now + limits::FETCH_SPREAD_MOST;
+    assert_eq!(index.next_fetch(later), None);
+    index.answered(&author.id(), true, later);
+    let later = later + limits::FETCH_SPREAD_MOST;
+    assert_eq!(index.next_fetch(later).unwrap().blob, blob);
+}
+
+#[test]
+fn who_can_not_be_connected_to_comes_last_for_a_while() {
+    let now = Instant::now();
+    let mut index = index(1 << 20);
+    let wanted = path(1, 1);
+    let mut claimants: Vec<Author> = (1..=20).map(Author::new).collect();
+    for (number, claimant) in (0u32..).zip(&mut claimants) {
+        let at = now + Duration::from_millis(1) * number;
+        let said = claimant.say(0, &[(wanted, true)]);
+        index.hear(&said, &mut rng(), at).unwrap();
+    }
+    let honest = claimants[19].id();
+    for claimant in &claimants[..19] {
+        index.unreachable(&claimant.id(), now);
+    }
+    assert_eq!(index.may_have(&wanted, now)[0], honest);
+    assert_eq!(index.may_have(&wanted, now).len(), 20);
+    let mut later = now;
+    while later < now + limits::UNREACHABLE {
+        later += Duration::from_secs(300);
+        for claimant in &mut claimants {
+            let said = claimant.say(0, &[(wanted, true)]);
+            index.hear(&said, &mut rng(), later).unwrap();
+        }
+        index.expire(later);
+    }
+    assert_eq!(index.may_have(&wanted, later)[0], claimants[0].id());
+}
+
+#[test]
+fn nobody_is_remembered_for_a_week_because_it_says_so() {
+    let now = Instant::now();
+    let mut index = index(1 << 20);
+    let mut author = Author::new(1);
+    author.sequence += 1;
+    let mut announcement = Announcement {
+        author: author.id(),
+        sequence: author.sequence,
+        lifetime: u32::MAX,
+        heard: u32::MAX,
+        content: Content::Leave,
+    };
+    announcement.content = Content::Offer(Box::new(Offer {
+        relay: None,
+        direct: Vec::new(),
+        systems: Vec::new(),
+        inventory: None,
+        inventory_sequence: 0,
+        complete: true,
+        since: 0,
+        changes: Changes::default(),
+    }));
+    let said = announcement.seal(&author.key, &TOPIC).unwrap();
+    index.hear(&said, &mut rng(), now).unwrap();
+    assert!(index.swarm_size() <= 4);
+    let (entries, _) = index.page(&[0; 32], now);
+    let longest = limits::LEAST_LIFETIME;
+    assert_eq!(u64::from(entries[0].remaining), longest.as_secs());
+    assert_eq!(index.expire(now + longest), [author.id()]);
+}
+
+#[test]
+fn an_author_that_could_not_be_fetched_from_waits_for_all_others() {
+    let now = Instant::now();
+    let mut index = index(1 << 20);
+    let mut authors: Vec<Author> = (1..=10).map(Author::new).collect();
+    let (dead, living) = authors.split_at_mut(8);
+    let mut later = now;
+    for round in 0..20u32 {
+        later += Duration::from_secs(30);
+        for author in &mut *dead {
+            // A new one each time.
+            author.build((0..50 + round).map(|number| path(1, number)));
+            let since = author.sequence;
+            index
+                .hear(&author.say(since, &[]), &mut rng(), later)
+                .unwrap();
+        }
+        while let Some(wanted) = index.next_fetch(later + Duration::from_secs(20)) {
+            index.failed(&wanted, later);
+        }
+    }
+    for author in &mut *living {
+        author.build((0..50).map(|number| path(2, number)));
+        let since = author.sequence;
+        index
+            .hear(&author.say(since, &[]), &mut rng(), later)
+            .unwrap();
+    }
+    let later = later + limits::FETCH_BACKOFF_MOST;
+    for _ in 0..2 {
+        let wanted = index.next_fetch(later).unwrap();
+        assert!(living.iter().any(|author| author.id() == wanted.author));
+    }
 }
 
 #[test]
@@ -466,7 +688,7 @@ fn memory_is_bounded_however_many_keys_there_are() {
                 inventory_sequence: 0,
                 complete: true,
                 since: 0,
-                changes: Changes::gather((0..100).map(|n| (Tag::of(&path(2, n)), true))),
+                changes: Changes::gather((0..500).map(|n| (Tag::of(&path(2, n)), true))),
             })),
         };
         let later = now + Duration::from_millis(1);
@@ -474,6 +696,18 @@ fn memory_is_bounded_however_many_keys_there_are() {
     }
     assert!(index.len() <= limits::MAX_AUTHORS);
     assert!(index.memory() < 48 << 20, "{}", index.memory());
+    let changes: usize = index
+        .authors
+        .values()
+        .map(super::Author::changes_bytes)
+        .sum();
+    assert_eq!(changes, index.changes_bytes);
+    assert!(changes <= limits::CHANGES_MEMORY);
+    let displaced = index.expire(now + Duration::from_millis(2));
+    assert!(
+        !displaced.is_empty(),
+        "the swarm's user is told who is not known any more"
+    );
     assert_eq!(
         index.standing(&honest.id(), &path(1, 1), now),
         Standing::MayHave

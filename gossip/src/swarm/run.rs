@@ -209,20 +209,27 @@ fn perform(swarm: &Swarm, event: Event, tell: Option<&mpsc::Sender<Tell>>) {
             Action::Broadcast(_) => {}
             Action::Join(peers) => {
                 let now = Instant::now();
-                let welcome = |id: &EndpointId| !swarm.0.links.is_banned(id, now);
-                let peers: Vec<_> = peers.into_iter().filter(welcome).collect();
-                if let Some(tell) = tell {
-                    let _ = tell.try_send(Tell::Join(peers));
+                for peer in peers {
+                    if let Some(tell) = tell
+                        && !swarm.0.links.is_banned(&peer, now)
+                    {
+                        join(swarm, tell.clone(), peer);
+                    }
                 }
             }
             Action::Met(addr) => {
-                if !addr.addrs.is_empty() {
+                if addr.addrs.is_empty() {
+                    swarm.0.known.remove_endpoint_info(addr.id);
+                } else {
                     swarm.0.known.set_endpoint_info(addr.clone());
                 }
                 let _ = swarm.0.changes.try_send(Change::Met(addr));
             }
             Action::Left(id) => {
                 let _ = swarm.0.changes.try_send(Change::Left(id));
+            }
+            Action::Forget(id) => {
+                swarm.0.known.remove_endpoint_info(id);
             }
             Action::Cut(id) => {
                 debug!(peer = %id.fmt_short(), "a neighbour announces far too often");
@@ -236,6 +243,34 @@ fn perform(swarm: &Swarm, event: Event, tell: Option<&mpsc::Sender<Tell>>) {
             }),
         }
     }
+}
+
+/// Connects to `peer`, hands the connection to gossip and has it make a neighbour of the peer.
+///
+/// Gossip itself dials a peer once: where that fails it keeps what it wants to send and waits for a
+/// connection for ever (`PeerState::Pending` of iroh-gossip 0.101). One that it is given is used
+/// whatever came before.
+fn join(swarm: &Swarm, tell: mpsc::Sender<Tell>, peer: EndpointId) {
+    let Some(gossip) = swarm.gossip() else { return };
+    let mut dialling = lock(&swarm.0.dialling);
+    if dialling.len() >= limits::DIALS || !dialling.insert(peer) {
+        return;
+    }
+    drop(dialling);
+    let (of, stop) = (swarm.clone(), swarm.0.stop.clone());
+    swarm.0.tasks.spawn(async move {
+        let connect = async {
+            let connecting = of.0.endpoint.connect(peer, &of.0.gossip_alpn);
+            let connection = connecting.await.ok()?;
+            gossip.handle_connection(connection).await.ok()?;
+            tell.try_send(Tell::Join(vec![peer])).ok()
+        };
+        let connected = stop.run_until_cancelled(timeout(limits::DIAL_TIMEOUT, connect));
+        if !matches!(connected.await, Some(Ok(Some(())))) {
+            debug!(peer = %peer.fmt_short(), "a peer of the swarm could not be joined");
+        }
+        lock(&of.0.dialling).remove(&peer);
+    });
 }
 
 /// Runs `work` and tells the rules what came of it.

@@ -454,7 +454,11 @@ impl<'a> Population<'a> {
                     *self.observers[number].fetched.last_mut().unwrap() += bytes as f64;
                     Event::Page(from, Some(Page { entries, next }))
                 }
-                Action::Join(_) | Action::Met(_) | Action::Left(_) | Action::Cut(_) => continue,
+                Action::Join(_)
+                | Action::Met(_)
+                | Action::Left(_)
+                | Action::Forget(_)
+                | Action::Cut(_) => continue,
             };
             let actions = self.observers[number].engine.handle(event, now);
             self.perform(number, actions);

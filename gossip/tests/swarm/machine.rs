@@ -41,6 +41,7 @@ pub struct Machine {
 #[derive(Clone, Default)]
 struct Wire {
     parted: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
     connections: Arc<Mutex<Vec<WeakConnectionHandle>>>,
 }
 
@@ -56,10 +57,11 @@ impl EndpointHooks for Wire {
         _remote_addr: &'a EndpointAddr,
         _alpn: &'a [u8],
     ) -> BeforeConnectOutcome {
-        match self.parted.load(Ordering::Relaxed) {
-            true => BeforeConnectOutcome::Reject,
-            false => BeforeConnectOutcome::Accept,
+        if self.parted.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return BeforeConnectOutcome::Reject;
         }
+        BeforeConnectOutcome::Accept
     }
 
     async fn after_handshake<'a>(&'a self, connection: &'a Connection) -> AfterHandshakeOutcome {
@@ -180,6 +182,11 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// How many of its dials failed while it was parted.
+    pub fn refused_dials(&self) -> usize {
+        self.wire.refused.load(Ordering::Relaxed)
     }
 
     pub async fn stop(&self) {

@@ -208,15 +208,17 @@ impl Trackers {
         if !self.0.tell || more.is_empty() {
             return;
         }
-        // Before the first look at all, these are part of it.
-        let Some(before) = self.0.wanted.borrow().clone() else {
-            return;
-        };
-        let mut paths = before.to_vec();
-        paths.extend(more);
-        paths.sort_unstable();
-        paths.dedup();
-        self.set(paths.into());
+        self.0.wanted.send_if_modified(|wanted| {
+            // Before the first look at all, these are part of it.
+            let Some(before) = wanted else { return false };
+            let mut paths = before.to_vec();
+            paths.extend(more);
+            paths.sort_unstable();
+            paths.dedup();
+            let is_news = before.len() != paths.len();
+            *wanted = Some(paths.into());
+            is_news
+        });
     }
 
     fn set(&self, paths: Paths) {

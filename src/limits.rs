@@ -40,6 +40,26 @@ pub const LOOKUP_ELSEWHERE: Duration = Duration::from_millis(500);
 /// a round trip, and time for a lost packet or two.
 pub const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a peer that missed a deadline is left alone before it is probed, doubling each time until
+/// it answers a lookup.
+pub const PROBE_LEAST: Duration = Duration::from_secs(1);
+
+/// The longest such pause.
+pub const PROBE_MOST: Duration = Duration::from_secs(600);
+
+/// Deadlines missed in a row after which the swarm gives a peer's place to another.
+pub const MISSES_OF_THE_LOST: u32 = 3;
+
+/// Peers looked at for one lookup that may have the path: of more claimants, those that can be asked
+/// are among the first.
+pub const CLAIMANTS: usize = 256;
+
+/// Inventories that are sent to peers at once: 8 MiB of memory each at most.
+pub const INVENTORIES_SENT: usize = 4;
+
+/// How long one may take.
+pub const INVENTORY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Peers that only the swarm found which are kept connected without having been asked for anything.
 pub const SWARM_PEERS_KEPT: usize = 32;
 
@@ -49,8 +69,16 @@ pub const SWARM_PEERS: usize = 256;
 /// Peers of the swarm that are remembered for the next start.
 pub const SWARM_PEERS_REMEMBERED: usize = 32;
 
-/// How often they are written down, beside at the end.
+/// How often it is looked at whether they, or the numbers of announcements that may be used, are to
+/// be written down.
+pub const SWARM_REMEMBER_LOOK: Duration = Duration::from_secs(5);
+
+/// How often they are written down, beside soon after the first came and at the end.
 pub const SWARM_REMEMBER_EVERY: Duration = Duration::from_secs(600);
+
+/// How far ahead numbers of announcements are reserved, in milliseconds: after a crash none is used
+/// again, whatever the clock said before it.
+pub const SWARM_SEQUENCES_RESERVED: u64 = 3600 * 1000;
 
 /// Bytes of the file in which they are: a few hundred each.
 pub const SWARM_MEMORY_SIZE: u64 = 64 * 1024;

@@ -417,8 +417,12 @@ impl Lookup {
 
     /// As [`Self::note`], and the swarm learns whether the peer's inventory was right.
     fn take(&self, peer: &Peer, path_hash: StorePathHash, claim: Claim) -> Option<PathInfo> {
+        let is_absent = claim == Claim::Absent;
         let info = self.note(peer, claim);
-        if let Some(swarm) = &self.0.swarm {
+        // What is not told now, or is not trusted here, shows no inventory to be wrong.
+        if let Some(swarm) = &self.0.swarm
+            && (is_absent || info.is_some())
+        {
             swarm.answered(peer, path_hash, info.is_some());
         }
         info
@@ -427,7 +431,7 @@ impl Lookup {
     /// Remembers a claim if its fields are trusted, and returns them.
     fn note(&self, peer: &Peer, claim: Claim) -> Option<PathInfo> {
         let (info, blob_hash, part, done) = match claim {
-            Claim::Absent => return None,
+            Claim::Absent | Claim::NotNow => return None,
             Claim::Hashing { done, info, .. } => (*info?, None, None, done),
             Claim::Ready { blob_hash, info } => (*info?, Some(blob_hash), None, 0),
             Claim::Part { blob_hash, info } => (*info?, None, Some(blob_hash), 0),
@@ -506,7 +510,7 @@ impl Lookup {
             .collect();
         while !missing.is_empty() {
             match timeout_at(deadline.into(), asked.next()).await {
-                Ok(Some((path_hash, Some(claim)))) if claim != Claim::Absent => {
+                Ok(Some((path_hash, Some(claim)))) if claim.is_there() => {
                     missing.remove(&path_hash);
                 }
                 Ok(Some(_)) => {}

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use iroh::{Endpoint, EndpointId, address_lookup::MemoryLookup};
@@ -31,6 +32,18 @@ pub use id::{SwarmId, SwarmSecret};
 use inventories::Inventories;
 use memory::Memory;
 
+/// When what is remembered is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reserve {
+    /// Now.
+    Ahead,
+    /// Where few reserved numbers are left.
+    WhereShort,
+}
+
+/// Reserved numbers that are left when more are reserved.
+const RESERVE_LEFT: u64 = limits::SWARM_SEQUENCES_RESERVED / 4;
+
 /// This machine in its swarm. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Swarm(Arc<Inner>);
@@ -42,6 +55,10 @@ struct Inner {
     found: Mutex<VecDeque<EndpointId>>,
     /// What was announced, and whether that was all.
     announced: Mutex<(Vec<PathHash>, bool)>,
+    /// One announcement is made at a time: each builds on the one before.
+    announcing: tokio::sync::Mutex<()>,
+    /// What is written down.
+    memory: Mutex<Memory>,
     state_dir: Arc<StateDir>,
 }
 
@@ -75,8 +92,12 @@ impl Swarm {
             gossip,
             found: Mutex::default(),
             announced: Mutex::default(),
+            announcing: Default::default(),
+            memory: Mutex::new(memory.clone()),
             state_dir,
         }));
+        // Before a number is used, it is reserved.
+        swarm.remember(Reserve::Ahead);
         swarm.0.gossip.join(memory.peers);
         (swarm, changes)
     }
@@ -100,16 +121,26 @@ impl Swarm {
 
     /// Says goodbye and stops; what the next start needs is written down.
     pub async fn shutdown(&self) {
-        self.remember();
+        let peers = self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED);
         self.0.gossip.shutdown().await;
-        self.remember();
+        let mut memory = lock(&self.0.memory);
+        memory.meet(peers);
+        memory.last_sequence = self.0.gossip.last_sequence();
+        memory.write(&self.0.state_dir);
     }
 
-    fn remember(&self) {
-        let memory = Memory {
-            last_sequence: self.0.gossip.last_sequence(),
-            peers: self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED),
-        };
+    /// Writes down what the next start needs, where that is due.
+    fn remember(&self, reserve: Reserve) {
+        let mut memory = lock(&self.0.memory);
+        let used = self.0.gossip.last_sequence();
+        let is_short = memory.last_sequence < used.saturating_add(RESERVE_LEFT);
+        if reserve == Reserve::WhereShort && !is_short {
+            return;
+        }
+        if is_short {
+            memory.last_sequence = used.saturating_add(limits::SWARM_SEQUENCES_RESERVED);
+        }
+        memory.meet(self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED));
         memory.write(&self.0.state_dir);
     }
 
@@ -120,15 +151,23 @@ impl Swarm {
         mut changes: mpsc::Receiver<Change>,
         stop: CancellationToken,
     ) {
-        let mut remember = tokio::time::interval(limits::SWARM_REMEMBER_EVERY);
+        let mut remember = tokio::time::interval(limits::SWARM_REMEMBER_LOOK);
+        let mut written_at = None;
         loop {
             let change = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = remember.tick() => {
-                    if !self.0.gossip.is_empty() {
-                        let swarm = self.clone();
-                        let _ = tokio::task::spawn_blocking(move || swarm.remember()).await;
+                    let is_due = written_at
+                        .is_none_or(|at: Instant| at.elapsed() >= limits::SWARM_REMEMBER_EVERY);
+                    let reserve = match is_due && !self.0.gossip.is_empty() {
+                        true => Reserve::Ahead,
+                        false => Reserve::WhereShort,
+                    };
+                    if reserve == Reserve::Ahead {
+                        written_at = Some(Instant::now());
                     }
+                    let swarm = self.clone();
+                    let _ = tokio::task::spawn_blocking(move || swarm.remember(reserve)).await;
                     continue;
                 }
                 change = changes.recv() => change,
@@ -136,8 +175,8 @@ impl Swarm {
             let Some(change) = change else { return };
             match change {
                 Change::Met(addr) => {
-                    let met = lock(&self.0.found).len();
-                    if met < limits::SWARM_PEERS_KEPT {
+                    let is_full = lock(&self.0.found).len() >= limits::SWARM_PEERS_KEPT;
+                    if !is_full || self.give_up_one(&peers) {
                         self.find(&peers, addr.id);
                     }
                 }
@@ -158,8 +197,21 @@ impl Swarm {
     pub fn candidates(&self, peers: &Peers, path_hash: StorePathHash) -> Vec<Arc<Peer>> {
         let path_hash = path_hash.as_bytes();
         let having = self.0.gossip.may_have(path_hash);
-        for id in having.into_iter().take(limits::LOOKUP_PEERS) {
-            self.find(peers, id);
+        // Who can't be reached takes nobody's place, however many of them claim to have it.
+        let mut counted = 0;
+        for id in having.into_iter().take(limits::CLAIMANTS) {
+            match peers.get(id) {
+                Some(peer) if peer.is_down() => self.0.gossip.unreachable(&id),
+                Some(peer) if peer.is_lost() => {}
+                Some(_) => counted += 1,
+                None => {
+                    self.find(peers, id);
+                    counted += 1;
+                }
+            }
+            if counted == limits::LOOKUP_PEERS {
+                break;
+            }
         }
         let askable = peers.askable();
         let ids = askable.iter().map(|peer| peer.id());
@@ -196,12 +248,20 @@ impl Swarm {
         if had || self.0.gossip.standing(&id, path_hash) == Standing::MayHave {
             self.0.gossip.answered(&id, had);
         }
-        let score = peer.score(|score| score.value(std::time::Instant::now()));
-        self.0.gossip.judge_peer(&id, score as f32);
+        // A fast no is no use.
+        if had {
+            let score = peer.score(|score| score.value(Instant::now()));
+            self.0.gossip.judge_peer(&id, (score as f32).max(0.5));
+        }
     }
 
     /// Tells the swarm what this machine offers from now on; `complete`: and nothing else.
-    pub async fn announce(&self, mut paths: Vec<PathHash>, complete: bool) {
+    pub async fn announce(&self, paths: Vec<PathHash>, complete: bool) {
+        let _turn = self.0.announcing.lock().await;
+        self.tell(paths, complete).await;
+    }
+
+    async fn tell(&self, mut paths: Vec<PathHash>, complete: bool) {
         paths.sort_unstable();
         paths.dedup();
         let sample = paths.sample(&mut rand::rng(), peerix_gossip::limits::INTERESTS);
@@ -212,11 +272,12 @@ impl Swarm {
 
     /// Tells the swarm of paths that came.
     pub async fn announce_more(&self, more: impl IntoIterator<Item = PathHash>) {
+        let _turn = self.0.announcing.lock().await;
         let (mut paths, complete) = lock(&self.0.announced).clone();
         let before = paths.len();
         paths.extend(more);
         if paths.len() != before {
-            self.announce(paths, complete).await;
+            self.tell(paths, complete).await;
         }
     }
 
@@ -237,6 +298,21 @@ impl Swarm {
         {
             peers.forget(earliest);
         }
+    }
+
+    /// Lets go of a peer that is of no use; false where there is none.
+    fn give_up_one(&self, peers: &Peers) -> bool {
+        let mut found = lock(&self.0.found);
+        let is_lost = |id: &EndpointId| peers.get(*id).is_none_or(|peer| peer.is_lost());
+        let Some(at) = found.iter().position(is_lost) else {
+            return false;
+        };
+        let lost = found.remove(at);
+        drop(found);
+        if let Some(id) = lost {
+            peers.forget(id);
+        }
+        true
     }
 }
 

@@ -94,7 +94,7 @@ pub fn lookup(bytes: &[u8]) {
         return;
     };
     let fields = match &answer {
-        Answer::Absent => None,
+        Answer::Absent | Answer::NotNow => None,
         Answer::Hashing { fields, .. }
         | Answer::Ready { fields, .. }
         | Answer::Part { fields, .. } => fields.clone(),
@@ -238,6 +238,7 @@ pub fn announcements(bytes: &[u8]) {
     let message = |bytes: &[u8]| Event::Message {
         bytes: Bytes::copy_from_slice(bytes),
         from: SecretKey::from_bytes(&[3; 32]).public(),
+        hops: 1,
     };
     let _actions = engine.handle(message(bytes), now);
     let Ok(unverified) = Unverified::read(bytes) else {

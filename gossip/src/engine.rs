@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    announcement::{Announcement, InventoryBlob, Refused, Topic},
+    announcement::{Announcement, InventoryBlob, Refused, Topic, Unverified},
     announcer::{Announcer, Offered},
     clock::Now,
     index::{Entry, Heard, Index, Wanted},
@@ -55,6 +55,8 @@ pub enum Event {
         bytes: Bytes,
         /// The neighbour that delivered it, not its author.
         from: EndpointId,
+        /// How many others it came through, as they say.
+        hops: u16,
     },
     /// A filter was fetched and read, or could not be.
     Fetched(Wanted, Option<Inventory>),
@@ -137,6 +139,8 @@ pub struct Engine {
 struct Neighbour {
     id: EndpointId,
     floods: u32,
+    /// What it may still deliver that is of no use, in bytes.
+    waste: Allowance,
 }
 
 /// The state of asking neighbours for what they know.
@@ -144,6 +148,10 @@ struct Neighbour {
 struct CatchUp {
     wanted: bool,
     cursor: [u8; 32],
+    /// Who is asked in this round, page by page.
+    asked: Option<EndpointId>,
+    /// Who was asked in the round before, where this one only looks what was hidden.
+    before: Option<EndpointId>,
     pages: usize,
     under_way: Option<Instant>,
     failures: u32,
@@ -188,9 +196,9 @@ impl Engine {
             Event::Offered(offered, complete) => self.announcer.offer(offered, complete, now.at),
             Event::ReachedAt(addr) => self.announcer.reached_at(addr, now.at),
             Event::Built(paths, blob) => self.announcer.built(&paths, blob, now),
-            Event::Message { bytes, from } => {
+            Event::Message { bytes, from, hops } => {
                 // What follows from it waits for a tick: a flood costs no look at all authors.
-                self.message(&bytes, from, now.at, &mut actions);
+                self.message(&bytes, from, hops, now.at, &mut actions);
                 return actions;
             }
             Event::Fetched(wanted, Some(inventory)) => {
@@ -366,15 +374,22 @@ impl Engine {
         &mut self,
         bytes: &Bytes,
         from: EndpointId,
+        hops: u16,
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        match self.index.hear(bytes, &mut self.rng, now) {
+        let known = self.index.len();
+        let heard = self.index.hear(bytes, &mut self.rng, now);
+        // Fresh keys cost nothing to make: what they say counts as what nobody should have said.
+        let is_of_use = heard.is_ok() && self.index.len() <= known;
+        if !is_of_use && self.neighbour_wastes(from, bytes.len(), hops, now) {
+            actions.push(Action::Cut(from));
+        }
+        match heard {
             Ok(heard) => self.told(heard, actions),
             Err(Refused::TooOften) => {
                 // Honest neighbours hand on what others write: only who writes itself is cut.
-                let author = crate::announcement::Unverified::read(bytes)
-                    .map(|unverified| unverified.claims().author);
+                let author = Unverified::read(bytes).map(|unverified| unverified.claims().author);
                 let neighbour = self.neighbours.iter_mut().find(|other| other.id == from);
                 if let (Ok(author), Some(neighbour)) = (author, neighbour)
                     && author == from
@@ -389,12 +404,37 @@ impl Engine {
         }
     }
 
+    /// Notes that a neighbour delivered what is of no use; whether it did so for too long.
+    ///
+    /// It may only have handed on what others wrote. Who is nearer to the writer is charged more, so
+    /// that the writer's own neighbours cut it off first, and the others are spared the rest.
+    fn neighbour_wastes(&mut self, id: EndpointId, size: usize, hops: u16, now: Instant) -> bool {
+        let neighbour = self.neighbours.iter_mut().find(|other| other.id == id);
+        let Some(neighbour) = neighbour else {
+            return false;
+        };
+        // A count is the writer's to begin with, and one past the largest is none: who sends what
+        // came too far to be true is its writer.
+        let share = match hops {
+            0..=limits::HOPS_MOST => 1.0 / (2.0 + f64::from(hops)),
+            _ => 1.0,
+        };
+        let cost = (size + limits::MESSAGE_OVERHEAD) as f64 * share;
+        let was_left = neighbour.waste.left(now) >= 0.0;
+        neighbour.waste.take(cost, now);
+        was_left && neighbour.waste.left(now) < 0.0
+    }
+
     fn neighbour_up(&mut self, id: EndpointId, now: Instant) {
         let was_alone = self.neighbours.is_empty();
         if self.neighbours.len() < limits::NEIGHBOURS
             && self.neighbours.iter().all(|neighbour| neighbour.id != id)
         {
-            self.neighbours.push(Neighbour { id, floods: 0 });
+            self.neighbours.push(Neighbour {
+                id,
+                floods: 0,
+                waste: Allowance::new(limits::WASTE_RATE, limits::WASTE_BURST, now),
+            });
         }
         self.membership.up();
         self.announcer.hurry(&mut self.rng, now);
@@ -409,6 +449,7 @@ impl Engine {
         }
         let Some(page) = page else {
             self.catch_up.failures += 1;
+            self.catch_up.asked = None;
             if self.catch_up.failures >= 3 {
                 self.rest(now, true);
             }
@@ -421,10 +462,26 @@ impl Engine {
             }
         }
         self.catch_up.pages += 1;
-        // Where pages don't go forward, their neighbour plays with us.
-        match page.next.filter(|next| *next > self.catch_up.cursor) {
+        // Where pages don't go forward, or over what they did not hold, their neighbour plays with us.
+        let is_last_entry = |next: &[u8; 32]| {
+            let mut authors = page.entries.iter().filter_map(|entry| {
+                let unverified = Unverified::read(&entry.bytes).ok()?;
+                Some(*unverified.claims().author.as_bytes())
+            });
+            authors.any(|author| author == *next)
+        };
+        let next = page.next.filter(|next| *next > self.catch_up.cursor);
+        match next.filter(is_last_entry) {
             Some(next) if self.catch_up.pages < limits::CATALOGUE_PAGES => {
                 self.catch_up.cursor = next;
+            }
+            _ if self.catch_up.before.is_none() && self.neighbours.len() > 1 => {
+                // One alone may hide whom it likes: another one is asked too.
+                self.catch_up = CatchUp {
+                    wanted: true,
+                    before: self.catch_up.asked,
+                    ..CatchUp::default()
+                };
             }
             _ => self.rest(now, false),
         }
@@ -451,9 +508,31 @@ impl Engine {
             asking.under_way = None;
         }
         if asking.wanted && rested && asking.under_way.is_none() && !self.neighbours.is_empty() {
-            let chosen = self.rng.random_range(0..self.neighbours.len());
-            asking.under_way = Some(now);
-            actions.push(Action::AskPage(self.neighbours[chosen].id, asking.cursor));
+            let before = asking.before;
+            let others: Vec<EndpointId> = self
+                .neighbours
+                .iter()
+                .map(|neighbour| neighbour.id)
+                .filter(|id| Some(*id) != before)
+                .collect();
+            let asked = asking.asked.filter(|id| others.contains(id));
+            if asked.is_none() {
+                // Another one's order need not be that of who is gone.
+                asking.cursor = [0; 32];
+            }
+            let chosen = || {
+                others
+                    .get(self.rng.random_range(0..others.len().max(1)))
+                    .copied()
+            };
+            match asked.or_else(chosen) {
+                Some(id) => {
+                    asking.asked = Some(id);
+                    asking.under_way = Some(now);
+                    actions.push(Action::AskPage(id, asking.cursor));
+                }
+                None => self.rest(now, false),
+            }
         }
         while self.fetches.left(now) > 0.0
             && let Some(wanted) = self.index.next_fetch(now)

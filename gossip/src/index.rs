@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -72,6 +73,8 @@ pub struct Index {
     systems: Vec<String>,
     filter_memory: usize,
     authors: HashMap<EndpointId, Author>,
+    /// Whose filter a blob is; of those that are not held any more until there are too many.
+    by_blob: HashMap<BlobHash, EndpointId>,
     gone: LruCache<EndpointId, u64>,
     held_bytes: usize,
     catalogue_bytes: usize,
@@ -95,6 +98,7 @@ impl Index {
             systems,
             filter_memory,
             authors: HashMap::new(),
+            by_blob: HashMap::new(),
             gone: LruCache::new(remembered),
             held_bytes: 0,
             catalogue_bytes: 0,
@@ -403,14 +407,10 @@ impl Index {
     }
 
     /// The inventory of anyone with this blob hash, where it is held.
-    pub fn inventory(&self, blob_hash: &BlobHash) -> Option<&Inventory> {
-        let held = self
-            .authors
-            .values()
-            .filter_map(|author| author.held.as_ref());
-        held.filter(|held| held.blob_hash == Some(*blob_hash))
-            .map(|held| &held.inventory)
-            .next()
+    pub fn inventory(&self, blob_hash: &BlobHash) -> Option<Arc<Inventory>> {
+        let author = self.authors.get(self.by_blob.get(blob_hash)?)?;
+        let held = author.held.as_ref()?;
+        (held.blob_hash == Some(*blob_hash)).then(|| held.inventory.clone())
     }
 
     fn remove(&mut self, id: EndpointId) {

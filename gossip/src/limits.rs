@@ -230,8 +230,22 @@ pub const UNREAD: u64 = 768 * 1024;
 /// Peers refused at once.
 pub const BANS: usize = 1024;
 
+/// Bytes a second that a neighbour may deliver of what is of no use: of authors that are not known,
+/// that speak too often, or of nobody. Twice all that an honest swarm says.
+pub const WASTE_RATE: f64 = 4.0 * 1024.0;
+
+/// Bytes of that in reserve; less than all of each message counts, see `engine.rs`.
+pub const WASTE_BURST: f64 = 2.0 * 1024.0 * 1024.0;
+
+/// Hops that a message may have come: a swarm of 10,000 has a dozen.
+pub const HOPS_MOST: u16 = 50;
+
+/// Bytes that all neighbours may send beside what they deliver until gossip is started anew, which
+/// forgets what it kept of it: eight times as much.
+pub const UNEXPLAINED_MOST: u64 = 16 * 1024 * 1024;
+
 /// Bytes a second that a neighbour may send beside what it delivers: notices, pings, addresses.
-pub const UNEXPLAINED_RATE: f64 = 32.0 * 1024.0;
+pub const UNEXPLAINED_RATE: f64 = 4.0 * 1024.0;
 
 /// Bytes of that in reserve. iroh-gossip keeps eight times the bytes of false notices in memory.
 pub const UNEXPLAINED_BURST: f64 = 4.0 * 1024.0 * 1024.0;
@@ -239,8 +253,14 @@ pub const UNEXPLAINED_BURST: f64 = 4.0 * 1024.0 * 1024.0;
 /// Connections of one peer on the gossip protocol that are watched.
 pub const LINKS_OF_A_PEER: usize = 8;
 
-/// Pages of the catalogue that are served at once, and how long a neighbour may hold one.
+/// Pages of the catalogue that are served at once.
 pub const PAGES_AT_ONCE: usize = 16;
+
+/// Requests for them that are read at once.
+pub const PAGE_REQUESTS_AT_ONCE: usize = 64;
+
+/// Endpoints whose pages are counted, to give each [`CATALOGUE_PAGES`] in [`CATCH_UP_INTERVAL`].
+pub const PAGE_READERS: usize = 1024;
 
 /// How long a goodbye may take.
 pub const SHUTDOWN: Duration = Duration::from_secs(2);

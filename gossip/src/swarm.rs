@@ -313,9 +313,14 @@ impl Swarm {
             return Some(bytes.clone());
         }
         drop(own);
-        let engine = self.engine();
-        let inventory = engine.index.inventory(blob_hash)?;
+        let inventory = self.engine().index.inventory(blob_hash)?;
         Some(inventory.to_bytes().into())
+    }
+
+    /// Whether [`Swarm::inventory`] has it.
+    pub fn has_inventory(&self, blob_hash: &BlobHash) -> bool {
+        let is_own = lock(&self.0.own).iter().any(|(hash, _)| hash == blob_hash);
+        is_own || self.engine().index.inventory(blob_hash).is_some()
     }
 
     /// Says goodbye and stops, within two seconds.

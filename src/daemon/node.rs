@@ -1,6 +1,7 @@
 //! This machine's node: what the HTTP face and the control socket ask for.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -55,6 +56,12 @@ const SCAN_REPORT: u64 = 1000;
 
 /// A look at all paths comes at most this many times its own duration after the one before.
 const SCAN_SHARE: u32 = 20;
+
+/// How long it is remembered which paths were told one by one, longer than a look at all takes.
+const TOLD_AGE: Duration = Duration::from_secs(3600);
+
+/// How many of them at most.
+const TOLD_MOST: usize = 64 * 1024;
 
 /// And not sooner than this after it.
 const SCAN_PAUSE: Duration = Duration::from_secs(1);
@@ -141,6 +148,9 @@ pub(super) struct Node {
     pub(super) held: Held,
     /// What the upstream is to be asked for.
     pub(super) waiting: Arc<Waiting>,
+    /// Paths told one by one lately: a look at all that began before may have missed them. One
+    /// announcement is made at a time.
+    told: tokio::sync::Mutex<VecDeque<(Instant, PathHash)>>,
     /// Less is announced than before, or what else takes a look at all.
     pub(super) look_again: Notify,
 }
@@ -155,6 +165,7 @@ impl Node {
             look: Arc::default(),
             held: Held::default(),
             waiting: Arc::default(),
+            told: Default::default(),
             look_again: Notify::new(),
         }
     }
@@ -253,6 +264,7 @@ impl Node {
         &self,
         progress: mpsc::Sender<Progress>,
     ) -> Result<ScanSummary, OperationError> {
+        let started = Instant::now();
         let offer = self.parts.offer.clone();
         let store = self.parts.store.clone();
         let counted = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
@@ -288,7 +300,7 @@ impl Node {
         self.parts.store.remove_stale().await.map_err(failed)?;
         let announced =
             std::mem::take(&mut *announced.lock().unwrap_or_else(PoisonError::into_inner));
-        self.announce(announced).await;
+        self.announce(announced, started).await;
         let summary = ScanSummary {
             paths: counted.0.load(Ordering::Relaxed),
             offered: counted.1.load(Ordering::Relaxed),
@@ -301,12 +313,17 @@ impl Node {
         Ok(summary)
     }
 
-    /// Tells swarm and trackers what of this machine's they may know.
-    async fn announce(&self, mut announced: Vec<PathHash>) {
+    /// Tells swarm and trackers what of this machine's they may know, by a look at all that began
+    /// at `started`.
+    async fn announce(&self, mut announced: Vec<PathHash>, started: Instant) {
         let announces = self.parts.offer.announces();
         if announces == Announce::None {
             return;
         }
+        let mut told = self.told.lock().await;
+        told.retain(|(at, _)| at.elapsed() < TOLD_AGE);
+        let since = told.iter().filter(|(at, _)| *at >= started);
+        announced.extend(since.map(|(_, path_hash)| path_hash));
         announced.extend(self.announced_shares().await);
         if let Some(trackers) = &self.parts.trackers {
             trackers.announce(&announced);
@@ -318,9 +335,14 @@ impl Node {
 
     /// Tells swarm and trackers of paths that came, of those that they may know.
     async fn announce_more(&self, more: Vec<PathHash>) {
-        if self.parts.offer.announces() == Announce::None {
+        if more.is_empty() || self.parts.offer.announces() == Announce::None {
             return;
         }
+        let mut told = self.told.lock().await;
+        let now = Instant::now();
+        told.extend(more.iter().map(|path_hash| (now, *path_hash)));
+        let excess = told.len().saturating_sub(TOLD_MOST);
+        told.drain(..excess);
         if let Some(trackers) = &self.parts.trackers {
             trackers.announce_more(&more);
         }

@@ -104,7 +104,7 @@ impl Reloading {
             self.peers.add(peer.clone());
         }
         if let Some(swarm) = &self.swarm {
-            swarm.gossip().join(config.peers.clone());
+            swarm.gossip().join_by_hand(config.peers.clone());
             if self.offer.announces() == Announce::None {
                 // The look through the store that follows tells what is announced else.
                 swarm.announce(Vec::<PathHash>::new(), false).await;

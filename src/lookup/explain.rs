@@ -165,12 +165,13 @@ impl Lookup {
         };
         answer.answer = match &claim {
             Claim::Absent => "absent: it lacks the path, or does not offer it".to_owned(),
+            Claim::NotNow => "it does not tell now: it is paused, or out of its budget".to_owned(),
             Claim::Ready { .. } => "ready".to_owned(),
             Claim::Part { .. } => "it is fetching it itself".to_owned(),
             Claim::Hashing { done, total, .. } => format!("hashing, {done} of {total} bytes"),
         };
         let info = match claim {
-            Claim::Absent => None,
+            Claim::Absent | Claim::NotNow => None,
             Claim::Ready { info, .. } | Claim::Part { info, .. } | Claim::Hashing { info, .. } => {
                 info
             }

@@ -81,6 +81,8 @@ pub enum Answer {
         /// The signed fields, unless only presence was asked for.
         fields: Option<SignedFields>,
     },
+    /// It can't be told now: whether it is here stays open.
+    NotNow,
 }
 
 /// What a signature covers, with the signatures themselves.
@@ -205,6 +207,15 @@ pub enum Claim {
         /// The claimed fields, where they were asked for.
         info: Option<Box<PathInfo>>,
     },
+    /// It does not tell now.
+    NotNow,
+}
+
+impl Claim {
+    /// Whether it says that something is there.
+    pub fn is_there(&self) -> bool {
+        !matches!(self, Self::Absent | Self::NotNow)
+    }
 }
 
 impl Answer {
@@ -220,6 +231,7 @@ impl Answer {
         };
         Ok(match self {
             Self::Absent => Claim::Absent,
+            Self::NotNow => Claim::NotNow,
             Self::Hashing {
                 done,
                 total,

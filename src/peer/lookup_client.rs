@@ -50,17 +50,21 @@ pub(super) async fn serve(
     connection: &Connection,
     wanted: &mut mpsc::Receiver<Wanted>,
 ) {
-    let mut under_way: JoinSet<Result<Duration, WireError>> = JoinSet::new();
+    let mut under_way: JoinSet<Result<Answered, WireError>> = JoinSet::new();
     let mut batch = Vec::new();
-    let mut probe_wait = Duration::from_secs(1);
+    let mut back_off = Duration::ZERO;
     loop {
         tokio::select! {
             biased;
             _ = connection.closed() => return,
             Some(done) = under_way.join_next() => match done {
-                Ok(Ok(latency)) => {
-                    probe_wait = Duration::from_secs(1);
-                    peer.answered(latency);
+                Ok(Ok(answered)) => {
+                    back_off = Duration::ZERO;
+                    // Who answers a request for nothing may still leave others unanswered.
+                    if answered.paths > 0 {
+                        peer.was_of_use();
+                    }
+                    peer.answered(answered.latency);
                 }
                 Ok(Err(error)) => {
                     debug!(%error, "a lookup failed");
@@ -68,7 +72,7 @@ pub(super) async fn serve(
                         WireError::Stream => Fault::Silent,
                         _ => Fault::Trust,
                     };
-                    probe_wait = peer.score(|score| score.failure(fault, Instant::now()));
+                    back_off = peer.score(|score| score.failure(fault, Instant::now()));
                     peer.missed_deadline();
                 }
                 Err(_) => {}
@@ -86,11 +90,18 @@ pub(super) async fn serve(
                     }
                 }
             }
-            () = tokio::time::sleep(probe_wait), if peer.is_silent() && under_way.is_empty() => {
+            () = tokio::time::sleep(back_off.max(peer.probe_wait())), if peer.is_silent() && under_way.is_empty() => {
                 under_way.spawn(ask(connection.clone(), Mode::Presence, Vec::new(), Vec::new()));
             }
         }
     }
+}
+
+/// What came of a request.
+struct Answered {
+    latency: Duration,
+    /// How many paths it was about.
+    paths: usize,
 }
 
 /// Sends one request and hands out its answers as they come; returns how long they took.
@@ -99,7 +110,8 @@ async fn ask(
     mode: Mode,
     wanted: Vec<Wanted>,
     tokens: Vec<ShareToken>,
-) -> Result<Duration, WireError> {
+) -> Result<Answered, WireError> {
+    let paths = wanted.len();
     let exchange = async {
         let started = Instant::now();
         let (mut send, mut recv) = connection.open_bi().await.map_err(|_| WireError::Stream)?;
@@ -121,7 +133,10 @@ async fn ask(
         }
         let rest = recv.read_to_end(0).await;
         rest.map_err(|_| WireError::Field { field: "end" })?;
-        Ok(started.elapsed())
+        Ok(Answered {
+            latency: started.elapsed(),
+            paths,
+        })
     };
     timeout(limits::LOOKUP_IO_TIMEOUT, exchange)
         .await

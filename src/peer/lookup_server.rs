@@ -66,8 +66,8 @@ impl LookupServer {
     /// Answers one request of `peer`, by the store and the policy.
     pub async fn answer(&self, peer: EndpointId, request: &Request) -> Vec<Answer> {
         if let Err(reason) = self.upload.check() {
-            debug!(%reason, "nothing is uploaded now, so nothing is here");
-            return vec![Answer::Absent; request.path_hashes.len()];
+            debug!(%reason, "nothing is uploaded now, so nothing is told");
+            return vec![Answer::NotNow; request.path_hashes.len()];
         }
         self.offer.grant(peer, &request.tokens);
         let hashes = request.path_hashes.clone();
@@ -75,7 +75,7 @@ impl LookupServer {
             Ok(nars) => nars,
             Err(error) => {
                 debug!(%error, "the store could not answer a lookup");
-                return vec![Answer::Absent; request.path_hashes.len()];
+                return vec![Answer::NotNow; request.path_hashes.len()];
             }
         };
         let coming = |(nar, path_hash): (Option<LocalNar>, &StorePathHash)| {
@@ -109,7 +109,8 @@ impl LookupServer {
                 format!("it has to wait for its hash, {done} of {total} bytes are done")
             }
             Answer::Absent if !is_offered => "refused: it is not offered to that peer".to_owned(),
-            Answer::Absent => "refused: no hashing is left for that peer today".to_owned(),
+            Answer::NotNow => "refused: no hashing is left for that peer today".to_owned(),
+            Answer::Absent => "refused: it can't be read now".to_owned(),
         };
         let event = Event::Asked {
             peer: peer.fmt_short().to_string(),
@@ -130,7 +131,7 @@ impl LookupServer {
         if is_unhashed && hashes {
             if !self.budgets.may_hash(peer, total, Instant::now()) {
                 debug!("no hashing is left for this peer today");
-                return Answer::Absent;
+                return Answer::NotNow;
             }
             nar.state = self.start_hashing(&nar).await;
         }
@@ -227,7 +228,7 @@ impl LookupServer {
         let answers = self.answer(own.peer(), &request).await;
         let found = answers
             .iter()
-            .filter(|a| !matches!(a, Answer::Absent))
+            .filter(|a| !matches!(a, Answer::Absent | Answer::NotNow))
             .count();
         self.metrics.narinfos_served.inc_by(found as u64);
         let write = async {
@@ -236,7 +237,7 @@ impl LookupServer {
             for answer in answers {
                 let frame = match lookup::encode(&answer, limits::LOOKUP_MAX_ANSWER.min(budget)) {
                     Ok(frame) => frame,
-                    Err(_) => lookup::encode(&Answer::Absent, limits::LOOKUP_MAX_ANSWER)?,
+                    Err(_) => lookup::encode(&Answer::NotNow, limits::LOOKUP_MAX_ANSWER)?,
                 };
                 budget = budget.saturating_sub(frame.len());
                 out.extend_from_slice(&frame);

@@ -13,7 +13,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -134,6 +134,8 @@ pub struct Peer {
     pub(super) link: watch::Sender<Link>,
     pub(super) queue: mpsc::Sender<Wanted>,
     silent: AtomicBool,
+    /// Deadlines missed in a row, a probe's answer notwithstanding.
+    misses: AtomicU32,
     older: AtomicBool,
     other_swarm: AtomicBool,
     score: Mutex<Score>,
@@ -268,6 +270,7 @@ impl Peers {
             link: watch::Sender::new(Link::First),
             queue,
             silent: AtomicBool::new(false),
+            misses: AtomicU32::new(0),
             older: AtomicBool::new(false),
             other_swarm: AtomicBool::new(false),
             score: Mutex::new(self.former_score(id)),
@@ -739,10 +742,35 @@ impl Peer {
         lock(&self.tokens).clone()
     }
 
-    /// Notes that a lookup's deadline passed without an answer: it is not asked until it answers.
+    /// Notes that a lookup's deadline passed without an answer: it is not asked until it answers a
+    /// probe, which comes the later the more often that happened.
     pub fn missed_deadline(&self) {
-        self.silent.store(true, Ordering::Relaxed);
+        if !self.silent.swap(true, Ordering::Relaxed) {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+        }
         self.retry.notify_one();
+    }
+
+    /// How long it is left alone after it missed a deadline before it is probed.
+    pub(super) fn probe_wait(&self) -> Duration {
+        let misses = self.misses.load(Ordering::Relaxed);
+        let doubled = limits::PROBE_LEAST * (1 << misses.saturating_sub(1).min(10));
+        doubled.min(limits::PROBE_MOST)
+    }
+
+    /// Whether it could not be reached last.
+    pub fn is_down(&self) -> bool {
+        matches!(*self.link.borrow(), Link::Down)
+    }
+
+    /// Whether it could not be reached last, or missed several deadlines in a row.
+    pub fn is_lost(&self) -> bool {
+        self.is_down() || self.misses.load(Ordering::Relaxed) >= limits::MISSES_OF_THE_LOST
+    }
+
+    /// Notes that it answered what it was asked, and not a probe alone.
+    pub(super) fn was_of_use(&self) {
+        self.misses.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn answered(&self, latency: Duration) {

@@ -69,6 +69,7 @@ struct Inner {
     swarm: Option<Swarm>,
     connections: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    inventories: Semaphore,
 }
 
 impl std::fmt::Debug for Provider {
@@ -128,6 +129,7 @@ impl Provider {
             swarm,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS)),
             requests: Arc::new(Semaphore::new(limits::BLOB_REQUESTS)),
+            inventories: Semaphore::new(limits::INVENTORIES_SENT),
         }))
     }
 
@@ -254,10 +256,13 @@ impl Provider {
         self.0.limits.check().map_err(|_| ServeError::Busy)?;
         let _slot = turn(&self.0.requests).await?;
         let peer = connection.remote_id();
-        if let Some(inventory) = self.inventory(connection, hash) {
-            return self
-                .send_inventory(connection, send, inventory, ranges)
-                .await;
+        if self.has_inventory(connection, hash) {
+            // Each is in memory while it is sent.
+            let _turn = turn(&self.0.inventories).await?;
+            let sending = self.send_inventory(connection, send, hash, ranges);
+            return timeout(limits::INVENTORY_TIMEOUT, sending)
+                .await
+                .map_err(|_| ServeError::Stalled)?;
         }
         let (blob, nar) = self.offered(peer, hash).await?;
         let _kept = self.0.store.keep_while_read(&nar);
@@ -307,35 +312,41 @@ impl Provider {
         Ok(())
     }
 
-    /// An inventory that the swarm was told of: asked for on iroh-blobs' own ALPN alone.
-    fn inventory(&self, connection: &Connection, hash: BlobHash) -> Option<Bytes> {
-        let swarm = self.0.swarm.as_ref()?;
-        let is_raw = !is_framed(connection);
-        is_raw.then(|| swarm.gossip().inventory(hash.as_bytes()))?
+    /// Whether it is an inventory that the swarm was told of: asked for on iroh-blobs' own ALPN alone.
+    fn has_inventory(&self, connection: &Connection, hash: BlobHash) -> bool {
+        let swarm = self.0.swarm.as_ref();
+        !is_framed(connection)
+            && swarm.is_some_and(|swarm| swarm.gossip().has_inventory(hash.as_bytes()))
     }
 
     async fn send_inventory(
         &self,
         connection: &Connection,
         send: &mut SendStream,
-        inventory: Bytes,
+        hash: BlobHash,
         ranges: ChunkRanges,
     ) -> Result<(), ServeError> {
-        let size = inventory.len() as u64;
-        // A few times 64 KiB as a rule, and 8 MiB at most: it is encoded at once.
-        let encoding = tokio::task::spawn_blocking(move || {
-            let outboard = PreOrderMemOutboard::create(&inventory, BLOCK_SIZE);
-            let mut out = size.to_le_bytes().to_vec();
-            encode_ranges_validated(&inventory[..], &outboard, &ranges, &mut out)
-                .map_err(|error| ServeError::Read(error.to_string()))?;
-            Ok(Bytes::from(out))
-        });
-        let encoded = encoding
-            .await
-            .map_err(|error| ServeError::Read(error.to_string()))??;
+        let inventory = self.0.swarm.as_ref();
+        let inventory = inventory.and_then(|swarm| swarm.gossip().inventory(hash.as_bytes()));
+        let inventory = inventory.ok_or(ServeError::NotOffered)?;
         let (peer, public) = (connection.remote_id(), is_public(connection));
         let piece = self.0.limits.piece(public);
-        self.send_piece(peer, public, send, encoded, piece).await
+        let size = (inventory.len() as u64).to_le_bytes();
+        write(send, Bytes::copy_from_slice(&size)).await?;
+        let (pieces, mut encoded) = mpsc::channel::<Piece>(2);
+        let encoding = tokio::task::spawn_blocking(move || {
+            let outboard = PreOrderMemOutboard::create(&inventory, BLOCK_SIZE);
+            let mut out = PieceWriter::new(pieces, piece);
+            encode_ranges_validated(&inventory[..], &outboard, &ranges, &mut out)
+                .map_err(|error| ServeError::Read(error.to_string()))?;
+            out.flush_piece().map_err(|_| ServeError::Gone)
+        });
+        while let Some(Piece { bytes, .. }) = encoded.recv().await {
+            self.send_piece(peer, public, send, bytes, piece).await?;
+        }
+        encoding
+            .await
+            .map_err(|error| ServeError::Read(error.to_string()))?
     }
 
     /// Sends bytes as they are to be on the wire, which is what upload limits count.

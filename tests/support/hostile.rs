@@ -463,7 +463,7 @@ impl Client {
                     Some(BlobHash::from_bytes(blob_hash))
                 }
                 Answer::Hashing { .. } => None,
-                Answer::Absent => panic!("{store_path} is not offered"),
+                Answer::Absent | Answer::NotNow => panic!("{store_path} is not offered"),
             }
         })
     }

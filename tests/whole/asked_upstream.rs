@@ -53,7 +53,7 @@ fn what_the_upstream_has_is_offered_with_its_signatures_and_nothing_else_is() {
     let fields = wait_for("the upstream's word", || {
         match told(&client, &peer, same_path) {
             Answer::Ready { fields, .. } | Answer::Hashing { fields, .. } => fields,
-            Answer::Absent | Answer::Part { .. } => None,
+            Answer::Absent | Answer::NotNow | Answer::Part { .. } => None,
         }
     });
     assert!(fields.signatures[0].starts_with("cache-1:"), "{fields:?}");

@@ -18,7 +18,8 @@ const ALPNS: [&[u8]; 2] = [lookup::ALPN, iroh_blobs::ALPN];
 
 fn is_offered(client: &Client, peer: &Peer, path: &str) -> bool {
     let address = address_in(&peer.ticket());
-    client.look_up(&address, Mode::Presence, &[path]).remove(0) != Answer::Absent
+    let answer = client.look_up(&address, Mode::Presence, &[path]).remove(0);
+    !matches!(answer, Answer::Absent | Answer::NotNow)
 }
 
 /// Whether the client gets as far as a stream that is answered or refused by the protocol.

@@ -20,7 +20,8 @@ use crate::support::{
 
 fn is_offered(client: &Client, peer: &Peer, path: &str) -> bool {
     let address = address_in(&peer.ticket());
-    client.look_up(&address, Mode::Presence, &[path]).remove(0) != Answer::Absent
+    let answer = client.look_up(&address, Mode::Presence, &[path]).remove(0);
+    !matches!(answer, Answer::Absent | Answer::NotNow)
 }
 
 fn closed(peer: &Peer) -> Option<String> {

@@ -55,6 +55,7 @@ fn message(bytes: &Bytes, from: u8) -> Event {
     Event::Message {
         bytes: bytes.clone(),
         from: key(from).public(),
+        hops: 0,
     }
 }
 

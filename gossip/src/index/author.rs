@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Ordering,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ const OTHER_SYSTEM: f32 = 0.5;
 /// A filter, and what it is.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) inventory: Inventory,
+    pub(super) inventory: Arc<Inventory>,
     /// None for the empty set, which no blob is needed for.
     pub(super) blob_hash: Option<BlobHash>,
     /// The number of the announcement up to which it holds all.
@@ -124,7 +125,7 @@ impl Author {
         let Some(blob) = offer.inventory else {
             self.announced = None;
             self.held = Inventory::build([], 0).ok().map(|inventory| Held {
-                inventory,
+                inventory: Arc::new(inventory),
                 blob_hash: None,
                 sequence: offer.inventory_sequence,
                 size: 0,
@@ -212,7 +213,7 @@ impl Author {
             return false;
         }
         self.held = Some(Held {
-            inventory,
+            inventory: Arc::new(inventory),
             blob_hash: Some(blob.blob_hash),
             sequence,
             size: blob.size as usize,

@@ -85,6 +85,14 @@ impl Index {
         {
             author.fetch_after = now;
             self.held_bytes = self.held_bytes + size - before;
+            self.by_blob.insert(wanted.blob.blob_hash, wanted.author);
+            if self.by_blob.len() > 2 * self.authors.len() {
+                let authors = &self.authors;
+                self.by_blob.retain(|blob_hash, id| {
+                    let held = authors.get(id).and_then(|author| author.held.as_ref());
+                    held.is_some_and(|held| held.blob_hash == Some(*blob_hash))
+                });
+            }
         }
     }
 

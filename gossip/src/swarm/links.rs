@@ -40,6 +40,8 @@ struct State {
     links: HashMap<EndpointId, Peer>,
     banned: HashMap<EndpointId, Instant>,
     suspected: HashMap<EndpointId, u32>,
+    /// Bytes that came from all beside what was delivered.
+    unexplained: u64,
 }
 
 struct Peer {
@@ -162,6 +164,7 @@ impl Links {
     /// A neighbour may send all that the others sent too, so all of it explains what one sends.
     pub(super) fn floods(&self, delivered: u64, now: Instant) -> Vec<EndpointId> {
         let mut floods = Vec::new();
+        let mut all = 0;
         let mut state = self.state();
         state.links.retain(|id, peer| {
             let mut received = 0;
@@ -171,13 +174,25 @@ impl Links {
                 new.is_some()
             });
             let unexplained = received.saturating_sub(delivered.saturating_mul(2));
+            all += unexplained;
             peer.unexplained.take(unexplained as f64, now);
             if peer.unexplained.left(now) < 0.0 {
                 floods.push(*id);
             }
             !peer.connections.is_empty()
         });
+        state.unexplained = state.unexplained.saturating_add(all);
         floods
+    }
+
+    /// Counts from zero what [`Links::unexplained`] tells: gossip was started anew.
+    pub(super) fn begin(&self) {
+        self.state().unexplained = 0;
+    }
+
+    /// Bytes that all neighbours sent beside what was delivered, since [`Links::begin`].
+    pub(super) fn unexplained(&self) -> u64 {
+        self.state().unexplained
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

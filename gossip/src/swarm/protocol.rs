@@ -1,7 +1,11 @@
 //! The two protocols of a swarm. Each connection runs in a task of its own: a panic there would end
 //! iroh's router.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
 
 use iroh::{
     EndpointId,
@@ -10,7 +14,7 @@ use iroh::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::Swarm;
+use super::{Swarm, lock};
 use crate::{engine::Page, limits};
 
 /// Hands connections to the gossip that runs now.
@@ -43,24 +47,58 @@ impl ProtocolHandler for GossipProtocol {
 #[derive(Debug, Clone)]
 pub struct CatalogueProtocol {
     swarm: Swarm,
+    requests: Arc<Semaphore>,
     pages: Arc<Semaphore>,
+    readers: Arc<Mutex<Readers>>,
+}
+
+/// How many pages who was given lately.
+#[derive(Debug, Default)]
+pub(super) struct Readers(HashMap<EndpointId, (Instant, usize)>);
+
+impl Readers {
+    /// Whether `reader` may have another page now.
+    pub(super) fn may_read(&mut self, reader: EndpointId, now: Instant) -> bool {
+        let is_recent =
+            |since: Instant| now.saturating_duration_since(since) < limits::CATCH_UP_INTERVAL;
+        if self.0.len() >= limits::PAGE_READERS {
+            self.0.retain(|_, (since, _)| is_recent(*since));
+        }
+        if self.0.len() >= limits::PAGE_READERS && !self.0.contains_key(&reader) {
+            return false;
+        }
+        let (since, pages) = self.0.entry(reader).or_insert((now, 0));
+        if !is_recent(*since) {
+            (*since, *pages) = (now, 0);
+        }
+        *pages += 1;
+        *pages <= limits::CATALOGUE_PAGES
+    }
 }
 
 impl CatalogueProtocol {
     pub(super) fn new(swarm: Swarm) -> Self {
         Self {
             swarm,
+            requests: Arc::new(Semaphore::new(limits::PAGE_REQUESTS_AT_ONCE)),
             pages: Arc::new(Semaphore::new(limits::PAGES_AT_ONCE)),
+            readers: Arc::default(),
         }
     }
 
     async fn serve(self, connection: Connection) -> Option<()> {
-        // Whoever asks when all places are taken asks another neighbour.
-        let _place = self.pages.try_acquire().ok()?;
+        let request = self.requests.clone().try_acquire_owned().ok()?;
         let (mut send, mut receive) = connection.accept_bi().await.ok()?;
         let start = receive.read_to_end(32).await.ok()?;
         let start = <[u8; 32]>::try_from(start).ok()?;
-        let page = self.swarm.engine().page(&start, Instant::now());
+        drop(request);
+        // Whoever asks when all places are taken asks another neighbour.
+        let _place = self.pages.try_acquire().ok()?;
+        let now = Instant::now();
+        if !lock(&self.readers).may_read(connection.remote_id(), now) {
+            return None;
+        }
+        let page = self.swarm.engine().page(&start, now);
         let bytes = postcard::to_stdvec(&page).ok()?;
         send.write_all(&bytes).await.ok()?;
         send.finish().ok()?;

@@ -15,7 +15,7 @@ use iroh::{EndpointId, Watcher};
 use iroh_gossip::{
     api::{Event as GossipEvent, GossipReceiver, GossipSender, JoinOptions},
     net::Gossip,
-    proto::TopicId,
+    proto::{DeliveryScope, TopicId},
 };
 use tokio::{
     sync::mpsc,
@@ -45,6 +45,8 @@ enum Tell {
 enum End {
     Stopped,
     Stalled,
+    /// It keeps too much of what neighbours said they have.
+    Full,
 }
 
 /// Runs until the swarm is stopped.
@@ -66,7 +68,10 @@ pub(super) async fn run(swarm: Swarm, mut events: mpsc::Receiver<Event>) {
             return;
         }
         let restarts = swarm.0.restarts.fetch_add(1, Ordering::Relaxed) + 1;
-        warn!(restarts, "gossip did not move: it is started again");
+        match end {
+            End::Full => debug!(restarts, "gossip was told of too much: it is started again"),
+            _ => warn!(restarts, "gossip did not move: it is started again"),
+        }
         if started.elapsed() > limits::UNREST {
             wait = limits::RESTART_LEAST;
         }
@@ -150,6 +155,7 @@ async fn watch(
     let delivered = Arc::new(AtomicU64::new(0));
     let mut still_since = Instant::now();
     let mut last = moved(gossip);
+    swarm.0.links.begin();
     loop {
         tokio::select! {
             biased;
@@ -160,6 +166,9 @@ async fn watch(
                 for flooder in swarm.0.links.floods(delivered, now) {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
+                }
+                if swarm.0.links.unexplained() > limits::UNEXPLAINED_MOST {
+                    return End::Full;
                 }
                 let moves = moved(gossip);
                 if moves != last {
@@ -187,12 +196,28 @@ async fn watch(
                     GossipEvent::Received(message) => {
                         let size = message.content.len() as u64 + 100;
                         delivered.fetch_add(size, Ordering::Relaxed);
-                        Event::Message { bytes: message.content, from: message.delivered_from }
+                        Event::Message {
+                            bytes: message.content,
+                            from: message.delivered_from,
+                            hops: hops(&message.scope),
+                        }
                     }
                 };
                 perform(swarm, event, Some(tell));
             }
         }
+    }
+}
+
+/// How many others a message came through, as they say.
+fn hops(scope: &DeliveryScope) -> u16 {
+    match scope {
+        // The count itself is not public.
+        DeliveryScope::Swarm(round) => postcard::to_stdvec(round)
+            .ok()
+            .and_then(|bytes| postcard::from_bytes(&bytes).ok())
+            .unwrap_or(u16::MAX),
+        DeliveryScope::Neighbors => 0,
     }
 }
 

@@ -368,6 +368,7 @@ impl<'a> Population<'a> {
             let message = Event::Message {
                 bytes: bytes.clone(),
                 from,
+                hops: 3,
             };
             let actions = observer.engine.handle(message, now);
             self.perform(number, actions);

@@ -149,7 +149,7 @@ fn values_that_cannot_be_are_said_in_one_line() {
 }
 
 #[test]
-fn features_that_are_not_there_yet_are_named() {
+fn what_can_not_be_is_refused_and_what_is_off_is_not() {
     let a = NixStore::new();
     let home = tempfile::tempdir().expect("a temporary directory");
     let refused = |options: PeerOptions, name: &str| {
@@ -157,7 +157,6 @@ fn features_that_are_not_there_yet_are_named() {
         fails_saying(&mut options.command(home.path(), &state), &[name]);
         assert!(!state.join("http_address").exists());
     };
-    refused(PeerOptions::new(&a).flag("swarm", "friends"), "swarm");
     refused(
         PeerOptions::new(&a).replace_flag("tracker", "http://127.0.0.1:1"),
         "Tracker URL must use HTTPS",

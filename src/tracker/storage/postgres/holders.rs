@@ -182,6 +182,20 @@ pub(super) async fn expire(
     let changed = "SELECT pg_current_xact_id()::text::bigint";
     let changed = transaction.query_one(changed, &[]).await;
     let changed: i64 = changed.and_then(|row| row.try_get(0)).map_err(error_of)?;
+    // Before others become absent: the trackers beside this one have yet to hear of those.
+    let forget = "DELETE FROM holder WHERE present = 0 AND ((signed = 0 AND last_seen < $1) \
+        OR (signed = 1 AND last_seen < $2 AND sequence < $3))";
+    let forgotten = transaction
+        .execute(
+            forget,
+            &[
+                &(now - 2.0 * lifetimes.older),
+                &(now - lifetimes.memory),
+                &decision::forgotten_below(now, lifetimes.memory),
+            ],
+        )
+        .await;
+    forgotten.map_err(error_of)?;
     // Another tracker may be about to do the same, or somebody is just heard of.
     let select = format!(
         "{} WHERE present = 1 AND ((signed = 1 AND last_seen < $1) OR (signed = 0 AND last_seen < $2)) \
@@ -209,19 +223,6 @@ pub(super) async fn expire(
         let deleted = transaction.execute(&delete, &[&times.1]).await;
         deleted.map_err(error_of)?;
     }
-    let forget = "DELETE FROM holder WHERE present = 0 AND ((signed = 0 AND last_seen < $1) \
-        OR (signed = 1 AND last_seen < $2 AND sequence < $3))";
-    let forgotten = transaction
-        .execute(
-            forget,
-            &[
-                &(now - 2.0 * lifetimes.older),
-                &(now - lifetimes.memory),
-                &decision::forgotten_below(now, lifetimes.memory),
-            ],
-        )
-        .await;
-    forgotten.map_err(error_of)?;
     transaction.commit().await.map_err(error_of)?;
     Ok(gone)
 }

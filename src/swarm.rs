@@ -10,7 +10,11 @@ use std::{
     time::Instant,
 };
 
-use iroh::{Endpoint, EndpointId, address_lookup::MemoryLookup};
+use iroh::{
+    Endpoint, EndpointAddr, EndpointId,
+    address_lookup::MemoryLookup,
+    endpoint::{TransportAddrInfo, TransportAddrUsage},
+};
 use peerix_gossip::{Change, Links, Options, PathHash, Standing};
 use peerix_store::nix::StorePathHash;
 use rand::seq::IndexedRandom as _;
@@ -59,6 +63,7 @@ struct Inner {
     announcing: tokio::sync::Mutex<()>,
     /// What is written down.
     memory: Mutex<Memory>,
+    endpoint: Endpoint,
     state_dir: Arc<StateDir>,
 }
 
@@ -94,10 +99,11 @@ impl Swarm {
             announced: Mutex::default(),
             announcing: Default::default(),
             memory: Mutex::new(memory.clone()),
+            endpoint: endpoint.clone(),
             state_dir,
         }));
         // Before a number is used, it is reserved.
-        swarm.remember(Reserve::Ahead);
+        swarm.remember(Reserve::Ahead, Vec::new());
         swarm.0.gossip.join(memory.peers);
         (swarm, changes)
     }
@@ -121,7 +127,7 @@ impl Swarm {
 
     /// Says goodbye and stops; what the next start needs is written down.
     pub async fn shutdown(&self) {
-        let peers = self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED);
+        let peers = self.met().await;
         self.0.gossip.shutdown().await;
         let mut memory = lock(&self.0.memory);
         memory.meet(peers);
@@ -129,8 +135,28 @@ impl Swarm {
         memory.write(&self.0.state_dir);
     }
 
+    /// Who was met: authors, the most useful first, and neighbours that have announced nothing yet.
+    async fn met(&self) -> Vec<EndpointAddr> {
+        let mut met = self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED);
+        for id in self.0.gossip.neighbours() {
+            if met.iter().any(|addr| addr.id == id) {
+                continue;
+            }
+            if let Some(remote) = self.0.endpoint.remote_info(id).await {
+                let used =
+                    |addr: &TransportAddrInfo| matches!(addr.usage(), TransportAddrUsage::Active);
+                let addrs = remote.into_addrs().filter(used);
+                met.push(EndpointAddr::from_parts(
+                    id,
+                    addrs.map(TransportAddrInfo::into_addr),
+                ));
+            }
+        }
+        met
+    }
+
     /// Writes down what the next start needs, where that is due.
-    fn remember(&self, reserve: Reserve) {
+    fn remember(&self, reserve: Reserve, met: Vec<EndpointAddr>) {
         let mut memory = lock(&self.0.memory);
         let used = self.0.gossip.last_sequence();
         let is_short = memory.last_sequence < used.saturating_add(RESERVE_LEFT);
@@ -140,7 +166,7 @@ impl Swarm {
         if is_short {
             memory.last_sequence = used.saturating_add(limits::SWARM_SEQUENCES_RESERVED);
         }
-        memory.meet(self.0.gossip.peers(limits::SWARM_PEERS_REMEMBERED));
+        memory.meet(met);
         memory.write(&self.0.state_dir);
     }
 
@@ -159,7 +185,8 @@ impl Swarm {
                 _ = remember.tick() => {
                     let is_due = written_at
                         .is_none_or(|at: Instant| at.elapsed() >= limits::SWARM_REMEMBER_EVERY);
-                    let reserve = match is_due && !self.0.gossip.is_empty() {
+                    let met = self.met().await;
+                    let reserve = match is_due && !met.is_empty() {
                         true => Reserve::Ahead,
                         false => Reserve::WhereShort,
                     };
@@ -167,7 +194,7 @@ impl Swarm {
                         written_at = Some(Instant::now());
                     }
                     let swarm = self.clone();
-                    let _ = tokio::task::spawn_blocking(move || swarm.remember(reserve)).await;
+                    let _ = tokio::task::spawn_blocking(move || swarm.remember(reserve, met)).await;
                     continue;
                 }
                 change = changes.recv() => change,

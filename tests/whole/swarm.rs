@@ -76,7 +76,6 @@ fn three_peers_without_a_tracker_find_every_path_and_a_miss_sends_no_packet() {
 }
 
 #[test]
-#[ignore = "one run in three, a peer that is back under another port is not found within a minute"]
 fn who_leaves_is_forgotten_and_found_again_when_it_is_back() {
     let key = Key::generate("public-1");
     let (a, of_a) = store_with(&key, "a", 2);

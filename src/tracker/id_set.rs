@@ -78,7 +78,35 @@ impl IdSet {
 
     /// Adds a number.
     pub fn insert(&mut self, id: u32) {
-        *self = self.changed(&[id], &[]);
+        let mut rest = &*self.gaps;
+        let mut next = 0_u32;
+        loop {
+            let before = self.gaps.len() - rest.len();
+            let Some(gap) = pop(&mut rest) else {
+                self.splice(before, &[id - next], rest.len());
+                return;
+            };
+            let here = next.saturating_add(gap);
+            if here == id {
+                return;
+            }
+            if here > id {
+                self.splice(before, &[id - next, here - id - 1], rest.len());
+                return;
+            }
+            next = here.saturating_add(1);
+        }
+    }
+
+    /// Puts `gaps` between the first bytes and the last ones.
+    fn splice(&mut self, first: usize, gaps: &[u32], last: usize) {
+        let mut bytes = Vec::with_capacity(first + 5 * gaps.len() + last);
+        bytes.extend_from_slice(&self.gaps[..first]);
+        for gap in gaps {
+            push(&mut bytes, *gap);
+        }
+        bytes.extend_from_slice(&self.gaps[self.gaps.len() - last..]);
+        self.gaps = bytes.into_boxed_slice();
     }
 
     /// Takes a number out.
@@ -186,6 +214,11 @@ mod tests {
             expected.extend(&added);
             let changed = set.changed(&added, &removed);
             prop_assert_eq!(changed.iter().collect::<BTreeSet<_>>(), expected.clone());
+            let mut grown = set.clone();
+            for id in &second {
+                grown.insert(*id);
+            }
+            prop_assert_eq!(&grown, &set.changed(&added, &[]));
             let gone: BTreeSet<u32> = set.without(&changed).into_iter().collect();
             prop_assert_eq!(gone, &first - &expected);
         }

@@ -349,6 +349,7 @@ impl Lookup {
         deadline: Instant,
         trail: &Trail,
     ) -> Option<PathInfo> {
+        let asked_at = Instant::now();
         let mut silent: HashSet<EndpointId> = candidates.iter().map(|peer| peer.id()).collect();
         let mut asked: FuturesUnordered<_> = candidates
             .iter()
@@ -365,7 +366,8 @@ impl Lookup {
                     silent.remove(&peer.id());
                     let is_part = matches!(claim, Some(Claim::Part { .. }));
                     let says_yes = !matches!(claim, None | Some(Claim::Absent));
-                    let Some(info) = claim.and_then(|claim| self.take(&peer, path_hash, claim))
+                    let Some(info) =
+                        claim.and_then(|claim| self.take(&peer, path_hash, claim, asked_at))
                     else {
                         if says_yes {
                             trail.distrusts();
@@ -382,7 +384,9 @@ impl Lookup {
                         let lookup = self.clone();
                         tokio::spawn(async move {
                             while let Some((peer, claim)) = asked.next().await {
-                                claim.and_then(|claim| lookup.take(&peer, path_hash, claim));
+                                claim.and_then(|claim| {
+                                    lookup.take(&peer, path_hash, claim, asked_at)
+                                });
                             }
                         });
                     }
@@ -416,14 +420,20 @@ impl Lookup {
     }
 
     /// As [`Self::note`], and the swarm learns whether the peer's inventory was right.
-    fn take(&self, peer: &Peer, path_hash: StorePathHash, claim: Claim) -> Option<PathInfo> {
+    fn take(
+        &self,
+        peer: &Peer,
+        path_hash: StorePathHash,
+        claim: Claim,
+        asked: Instant,
+    ) -> Option<PathInfo> {
         let is_absent = claim == Claim::Absent;
         let info = self.note(peer, claim);
         // What is not told now, or is not trusted here, shows no inventory to be wrong.
         if let Some(swarm) = &self.0.swarm
             && (is_absent || info.is_some())
         {
-            swarm.answered(peer, path_hash, info.is_some());
+            swarm.answered(peer, path_hash, info.is_some(), asked);
         }
         info
     }

@@ -269,11 +269,11 @@ impl Swarm {
         known.map(|(id, _)| *id).collect()
     }
 
-    /// Notes what a peer answered that was asked for a path.
-    pub fn answered(&self, peer: &Peer, path_hash: StorePathHash, had: bool) {
+    /// Notes what a peer answered that was asked for a path, then.
+    pub fn answered(&self, peer: &Peer, path_hash: StorePathHash, had: bool, asked: Instant) {
         let (id, path_hash) = (peer.id(), path_hash.as_bytes());
         if had || self.0.gossip.standing(&id, path_hash) == Standing::MayHave {
-            self.0.gossip.answered(&id, had);
+            self.0.gossip.answered(&id, had, asked);
         }
         // A fast no is no use.
         if had {

@@ -282,16 +282,16 @@ impl Index {
         }
     }
 
-    /// Notes whether a peer that was said to have a path had it.
+    /// Notes whether a peer that was said to have a path had it, when it was asked for it.
     ///
     /// One false hit lowers nobody; [`limits::FALSE_CLAIMS`] of them in a row do.
     ///
     /// The filter of who is not believed any more goes.
-    pub fn answered(&mut self, peer: &EndpointId, had: bool, now: Instant) {
+    pub fn answered(&mut self, peer: &EndpointId, had: bool, asked: Instant, now: Instant) {
         let Some(author) = self.authors.get_mut(peer) else {
             return;
         };
-        author.answered(had, now);
+        author.answered(had, asked, now);
         if author.is_disbelieved(now) && author.held_bytes() > 0 {
             self.held_bytes -= author.held_bytes();
             author.held = None;

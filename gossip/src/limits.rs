@@ -92,7 +92,7 @@ pub const FILTER_MEMORY: usize = 64 * 1024 * 1024;
 
 /// The share of that which the filter of one author may take at most that never had what it was
 /// asked for, one in so many; and what it may take in any case.
-pub const STRANGERS: usize = 64;
+pub const STRANGERS: usize = 24;
 
 /// A filter of 100,000 paths.
 pub const STRANGERS_FILTER: usize = 256 * 1024;
@@ -132,9 +132,6 @@ pub const PATHS_WITHOUT_INVENTORY: usize = 256;
 
 /// Times in a row that an author lacked what it claimed before it is not believed for a while.
 pub const FALSE_CLAIMS: u32 = 3;
-
-/// False claims within this time are one: they were asked for together.
-pub const FALSE_CLAIMS_TOGETHER: Duration = Duration::from_secs(1);
 
 /// False claims in a row that are not held against an author while it announces a newer inventory
 /// than the one that is held: paths may have gone since.

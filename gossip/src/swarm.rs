@@ -239,9 +239,11 @@ impl Swarm {
         self.engine().index.may_have(path_hash, Instant::now())
     }
 
-    /// Notes whether a peer that was said to have a path had it.
-    pub fn answered(&self, peer: &EndpointId, had: bool) {
-        self.engine().index.answered(peer, had, Instant::now());
+    /// Notes whether a peer that was said to have a path had it, when it was asked for it.
+    pub fn answered(&self, peer: &EndpointId, had: bool, asked: Instant) {
+        self.engine()
+            .index
+            .answered(peer, had, asked, Instant::now());
     }
 
     /// Notes that a peer could not be connected to: for a while it comes after all others.

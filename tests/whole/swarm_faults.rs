@@ -53,7 +53,7 @@ fn misses(peer: &Peer, paths: &[String]) -> Vec<Duration> {
 }
 
 #[test]
-fn p5_liars_that_announce_a_million_paths_waste_three_questions_each() {
+fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
     let key = Key::generate("public-1");
     let (a, of_a) = store_with(&key, "a");
     let store = NixStore::new();
@@ -63,32 +63,21 @@ fn p5_liars_that_announce_a_million_paths_waste_three_questions_each() {
     let false_paths: Vec<String> = (0..200)
         .map(|number| store_path_named(&format!("false-{number}")))
         .collect();
-    let claims_of = |count: u32| {
-        let mut claims: Vec<_> = (0..count)
-            .map(|number| {
-                let mut claim = [0; 20];
-                claim.copy_from_slice(&blake3::hash(&number.to_le_bytes()).as_bytes()[..20]);
-                claim
-            })
-            .collect();
-        claims.extend(false_paths.iter().map(|path| swarm_hash(path)));
-        claims.push(swarm_hash(&of_a));
-        claims
-    };
-    // As many as are taken of somebody who has proved nothing, and too many.
-    let address = address_in(&asker.ticket());
-    let liar = Claimant::start(address.clone(), claims_of(400_000));
-    let greedy = Claimant::start(address, claims_of(1_000_000));
+    let mut claims: Vec<_> = (0..1_000_000u32)
+        .map(|number| {
+            let mut claim = [0; 20];
+            claim.copy_from_slice(&blake3::hash(&number.to_le_bytes()).as_bytes()[..20]);
+            claim
+        })
+        .collect();
+    claims.extend(false_paths.iter().map(|path| swarm_hash(path)));
+    claims.push(swarm_hash(&of_a));
+    let liar = Claimant::start(address_in(&asker.ticket()), claims);
     wait_for_inventories(&asker, 2);
-    wait_for("the announcements of all", || {
-        (asker.status()["swarm"]["peers"].as_u64()? >= 3).then_some(())
-    });
 
     let times = misses(&asker, &false_paths);
     assert!(liar.asked() >= 1, "the liar was never believed");
-    for liar in [&liar, &greedy] {
-        assert!(liar.asked() <= 3, "{} questions were wasted", liar.asked());
-    }
+    assert!(liar.asked() <= 3, "{} questions were wasted", liar.asked());
     assert!(p99(times.clone()) <= MISS, "{:?}", p99(times));
     assert_eq!(asker.narinfo(&of_a).status, 200);
     store.substitute(&of_a, &[asker.url()], &[&key.public]);

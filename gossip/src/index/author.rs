@@ -240,7 +240,7 @@ impl Author {
     /// Answers that come together are one: a batch that asks for what was just collected shows one
     /// mistake. And while a newer inventory than the one held is announced, the mistake may be ours:
     /// that inventory is fetched, a few times in a row.
-    pub(super) fn answered(&mut self, had: bool, now: Instant) {
+    pub(super) fn answered(&mut self, had: bool, asked: Instant, now: Instant) {
         if had {
             self.false_hits = 0;
             self.excused = 0;
@@ -249,12 +249,15 @@ impl Author {
             self.unreachable_until = None;
             return;
         }
-        let since = self.last_false.replace(now);
-        let since = since.map(|at| now.saturating_duration_since(at));
+        // It was asked before it was known to have been wrong: one mistake.
+        let is_same_batch = self.last_false.is_some_and(|at| asked <= at);
+        let since = self.last_false.map(|at| now.saturating_duration_since(at));
+        if !is_same_batch {
+            self.last_false = Some(now);
+        }
         if since.is_none_or(|since| since >= limits::DISBELIEF) {
             self.false_hits = 0;
         }
-        let is_same_batch = since.is_some_and(|since| since < limits::FALSE_CLAIMS_TOGETHER);
         if self.has_newer() && self.excused < limits::EXCUSED_CLAIMS {
             self.excused += u32::from(!is_same_batch);
             if !self.is_stale && self.fetch_failures == 0 {

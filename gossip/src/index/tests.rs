@@ -341,13 +341,13 @@ fn a_liar_is_disbelieved_after_three_false_claims_and_one_false_hit_lowers_nobod
             .hear(&author.say(0, &[(wanted, true)]), &mut rng(), at)
             .unwrap();
     }
-    index.answered(&honest.id(), false, now);
+    index.answered(&honest.id(), false, now, now);
     for second in 0..limits::FALSE_CLAIMS {
         assert_eq!(index.may_have(&wanted, now)[0], liar.id());
-        let asked = now + limits::FALSE_CLAIMS_TOGETHER * second;
-        index.answered(&liar.id(), false, asked);
+        let asked = now + MOMENT * second;
+        index.answered(&liar.id(), false, asked, asked);
     }
-    let now = now + limits::FALSE_CLAIMS_TOGETHER * limits::FALSE_CLAIMS;
+    let now = now + MOMENT * limits::FALSE_CLAIMS;
     assert_eq!(index.may_have(&wanted, now), [honest.id()]);
     // Speaking again does not help, time does; and the second disbelief is longer.
     index
@@ -363,10 +363,13 @@ fn a_liar_is_disbelieved_after_three_false_claims_and_one_false_hit_lowers_nobod
     );
 }
 
+/// Between one question and the next.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Has it deny what it claimed, in one request after the other.
 fn disbelieve(index: &mut Index, peer: EndpointId, now: Instant) {
     for number in 0..limits::FALSE_CLAIMS {
-        index.answered(&peer, false, now + limits::FALSE_CLAIMS_TOGETHER * number);
+        index.answered(&peer, false, now + MOMENT * number, now + MOMENT * number);
     }
 }
 
@@ -379,7 +382,7 @@ fn who_collected_garbage_is_fetched_from_again_and_not_taken_for_a_liar() {
     author.joins(&mut index, now);
     // A batch asks for what went a moment ago: one mistake.
     for _ in 0..10 {
-        index.answered(&author.id(), false, now);
+        index.answered(&author.id(), false, now, now);
     }
     assert_eq!(index.may_have(&path(1, 700), now), [author.id()]);
     // What went is not told one by one: no gap.
@@ -392,7 +395,7 @@ fn who_collected_garbage_is_fetched_from_again_and_not_taken_for_a_liar() {
     let mut later = now + Duration::from_secs(700);
     for _ in 0..limits::FALSE_CLAIMS {
         assert_eq!(index.may_have(&path(1, 700), later), [author.id()]);
-        index.answered(&author.id(), false, later);
+        index.answered(&author.id(), false, later, later);
         later += Duration::from_secs(5);
     }
     let authors = std::slice::from_ref(&author);
@@ -414,7 +417,7 @@ fn a_liar_that_announces_a_newer_inventory_each_time_is_disbelieved_too() {
         liar.build((0..1000 + lies).map(|number| path(1, number)));
         let since = liar.inventory.as_ref().unwrap().1;
         index.hear(&liar.say(since, &[]), &mut rng(), now).unwrap();
-        index.answered(&liar.id(), false, now);
+        index.answered(&liar.id(), false, now, now);
         lies += 1;
     }
     assert!(
@@ -482,7 +485,7 @@ fn the_filter_of_a_stranger_takes_a_small_share_and_that_of_a_friend_any() {
     index.hear(&said, &mut rng(), now).unwrap();
     let later = now + limits::FETCH_SPREAD_MOST;
     assert_eq!(index.next_fetch(later), None);
-    index.answered(&author.id(), true, later);
+    index.answered(&author.id(), true, later, later);
     let later = later + limits::FETCH_SPREAD_MOST;
     assert_eq!(index.next_fetch(later).unwrap().blob, blob);
 }

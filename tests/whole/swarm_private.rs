@@ -151,17 +151,24 @@ fn a_stranger_is_heard_on_no_protocol_of_a_private_swarm() {
             assert!(endpoint.connect(addr.clone(), alpn).await.is_err());
             let ours = [alpn, b"/ours"].concat();
             for proof in [&[][..], &[0; 32], &[0; 100_000]] {
-                let connection = endpoint.connect(addr.clone(), &ours).await.unwrap();
-                let (mut send, mut receive) = connection.open_bi().await.unwrap();
-                let _ = send.write_all(proof).await;
+                // Where the machine is slow, the two seconds are over before it gets this far.
+                let Ok(connection) = endpoint.connect(addr.clone(), &ours).await else {
+                    continue;
+                };
+                let mut streams = connection.open_bi().await;
+                if let Ok((send, _)) = &mut streams {
+                    let _ = send.write_all(proof).await;
+                }
                 let closed = connection.closed();
                 let closed = tokio::time::timeout(Duration::from_secs(30), closed).await;
                 let Ok(ConnectionError::ApplicationClosed(closed)) = closed else {
                     panic!("{alpn:?}: {closed:?}");
                 };
                 assert_eq!(u64::from(closed.error_code), u64::from(NO_MEMBER));
-                let answer = receive.read_to_end(1000).await;
-                assert!(answer.is_err(), "{alpn:?}: {answer:?}");
+                if let Ok((_, mut receive)) = streams {
+                    let answer = receive.read_to_end(1000).await;
+                    assert!(answer.is_err(), "{alpn:?}: {answer:?}");
+                }
             }
         }
         for alpn in older::narinfo::ALPNS.iter().chain(&older::nar::ALPNS) {

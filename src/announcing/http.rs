@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use reqwest::{Client, Method, StatusCode, Url, header, redirect::Policy};
+use reqwest::{Client, Method, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::limits;
-use crate::authorities::Authorities;
+use crate::{
+    authorities::Authorities,
+    outgoing::{self, BodyError},
+};
 
 /// A tracker can't be spoken with at all.
 #[derive(Debug, thiserror::Error)]
@@ -77,23 +79,7 @@ pub(super) fn client(
     allow_insecure_http: bool,
     authorities: &Authorities,
 ) -> Result<Client, TrackerError> {
-    let redirects = Policy::custom(|attempt| {
-        let first = attempt.previous().first();
-        let stays = first.is_some_and(|url| url.scheme() == attempt.url().scheme());
-        if !stays {
-            attempt.error("a redirect to another scheme")
-        } else if attempt.previous().len() > limits::REDIRECTS {
-            attempt.error("too many redirects")
-        } else {
-            attempt.follow()
-        }
-    });
-    Ok(Client::builder()
-        .user_agent(concat!("peerix/", env!("CARGO_PKG_VERSION")))
-        .no_proxy()
-        .https_only(!allow_insecure_http)
-        .redirect(redirects)
-        .referer(false)
+    Ok(outgoing::client(allow_insecure_http, limits::REDIRECTS)
         .connect_timeout(limits::CONNECT)
         .tls_certs_merge(authorities.for_http()?)
         .build()?)
@@ -210,7 +196,11 @@ impl Site {
         } else {
             limits::SHORT_ANSWER
         };
-        let body = body_up_to(response, limit).await?;
+        let body = outgoing::body_up_to(response, limit).await;
+        let body = body.map_err(|error| match error {
+            BodyError::TooLong => RequestError::Malformed(format!("over {limit} bytes")),
+            BodyError::Broken(error) => failure(error),
+        })?;
         match is_good {
             true => Ok(Answer { status, etag, body }),
             false => Err(RequestError::Refused {
@@ -226,26 +216,6 @@ impl Site {
 /// A JSON body.
 pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, RequestError> {
     serde_json::to_vec(value).map_err(|error| RequestError::Malformed(error.to_string()))
-}
-
-async fn body_up_to(response: reqwest::Response, most: usize) -> Result<Vec<u8>, RequestError> {
-    let too_long = || RequestError::Malformed(format!("over {most} bytes"));
-    if response
-        .content_length()
-        .is_some_and(|length| length > most as u64)
-    {
-        return Err(too_long());
-    }
-    let mut bytes = Vec::new();
-    let mut pieces = response.bytes_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(failure)?;
-        if bytes.len() + piece.len() > most {
-            return Err(too_long());
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
 }
 
 fn failure(error: reqwest::Error) -> RequestError {

@@ -22,6 +22,7 @@ use super::{broadcast::Questions, limits};
 use crate::{
     metrics::Fault,
     narinfo::older::{nar_name, parse_narinfo},
+    outgoing::body_up_to,
     report::Source,
     transfer::whole::{NarStream, WholeNarHolder, WholeNarSource},
     trust::Trust,
@@ -98,17 +99,11 @@ impl OlderPeers {
 
     async fn narinfo(&self, holder: SocketAddr, path_hash: StorePathHash) -> Option<PathInfo> {
         let url = format!("http://{holder}/local/{path_hash}.narinfo");
-        let mut response = self.0.client.get(url).send().await.ok()?;
+        let response = self.0.client.get(url).send().await.ok()?;
         if response.status() != StatusCode::OK {
             return None;
         }
-        let mut text = Vec::new();
-        while let Some(piece) = response.chunk().await.ok()? {
-            if text.len() + piece.len() > limits::NARINFO {
-                return None;
-            }
-            text.extend_from_slice(&piece);
-        }
+        let text = body_up_to(response, limits::NARINFO).await.ok()?;
         let info = parse_narinfo(std::str::from_utf8(&text).ok()?)?;
         (info.path_hash() == path_hash).then_some(info)
     }

@@ -1,15 +1,15 @@
 //! A signing key and the file it lies in.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
 };
 
 use data_encoding::BASE64;
 use iroh::SecretKey;
 use peerix_store::nix::TrustedPublicKey;
+
+use crate::secret_file::{self, Secret};
 
 /// Longest file that is read as a key, in bytes.
 const MAX_FILE_SIZE: u64 = 4096;
@@ -100,21 +100,18 @@ impl SigningKey {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(unreadable(io::Error::other("it is not a file")));
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(SigningKeyError::ReadableByOthers {
-                path: path.to_owned(),
-                mode: metadata.mode() & 0o7777,
-            });
-        }
-        let mut text = String::new();
-        file.take(MAX_FILE_SIZE)
-            .read_to_string(&mut text)
-            .map_err(unreadable)?;
+        let bytes = match secret_file::read(path, 0o077, MAX_FILE_SIZE).map_err(unreadable)? {
+            Secret::Bytes(bytes) => bytes,
+            Secret::Open(mode) => {
+                let path = path.to_owned();
+                return Err(SigningKeyError::ReadableByOthers { path, mode });
+            }
+        };
+        // The error of the conversion would hold the bytes.
+        let text = String::from_utf8(bytes).map_err(|_| {
+            let text = "stream did not contain valid UTF-8";
+            unreadable(io::Error::new(io::ErrorKind::InvalidData, text))
+        })?;
         Self::parse(&text).ok_or_else(|| SigningKeyError::Malformed {
             path: path.to_owned(),
         })

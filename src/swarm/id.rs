@@ -1,13 +1,12 @@
 //! Which swarm this machine is of: its name, and the secret that its members prove to each other.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use crate::secret_file::{self, Secret};
 
 /// The swarm that everybody is of who says nothing.
 pub const PUBLIC: &str = "public";
@@ -50,9 +49,9 @@ pub enum SecretError {
         /// What the system said.
         source: io::Error,
     },
-    /// Everybody on this machine can read or change it.
+    /// Others on this machine can read or change it.
     #[error(
-        "the swarm's secret {path} is open to everybody on this machine (its mode is {mode:04o}): `chmod o= {path}`, and give all members another one if somebody may have read it"
+        "the swarm's secret {path} can be read or changed by others on this machine (its mode is {mode:04o}): `chmod g-wx,o= {path}`, and give all members another one if somebody may have read it"
     )]
     Open {
         /// The file.
@@ -139,26 +138,19 @@ impl SwarmSecret {
     /// # Errors
     /// [`SecretError`], which says nothing of what the file holds.
     pub fn load(path: &Path) -> Result<Self, SecretError> {
-        let unreadable = |source| SecretError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let file = File::open(path).map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(unreadable(io::Error::other("it is not a file")));
-        }
         // A group may read it: so systemd passes credentials.
-        if metadata.mode() & 0o027 != 0 {
-            return Err(SecretError::Open {
-                path: path.to_owned(),
-                mode: metadata.mode() & 0o7777,
-            });
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_SECRET as u64 + 64)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        let read = secret_file::read(path, 0o027, MAX_SECRET as u64 + 64);
+        let bytes = match read {
+            Ok(Secret::Bytes(bytes)) => bytes,
+            Ok(Secret::Open(mode)) => {
+                let path = path.to_owned();
+                return Err(SecretError::Open { path, mode });
+            }
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(SecretError::Unreadable { path, source });
+            }
+        };
         let secret = bytes.trim_ascii();
         match (MIN_SECRET..=MAX_SECRET).contains(&secret.len()) {
             true => Ok(Self(secret.into())),
@@ -250,7 +242,7 @@ mod tests {
         let told = |secret: Result<SwarmSecret, SecretError>| secret.unwrap_err().to_string();
         assert!(told(secret(b"short\n", 0o600)).contains("holds 5 bytes"));
         assert!(told(secret(&[b'x'; 5000], 0o600)).contains("openssl rand -hex 32"));
-        assert!(told(secret(&[b'x'; 32], 0o604)).contains("chmod o="));
+        assert!(told(secret(&[b'x'; 32], 0o604)).contains("chmod g-wx,o="));
         assert!(told(secret(&[b'x'; 32], 0o620)).contains("0620"));
         assert!(told(SwarmSecret::load(Path::new("/"))).contains("not a file"));
         assert!(told(SwarmSecret::load(Path::new("/nowhere"))).contains("/nowhere"));

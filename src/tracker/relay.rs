@@ -22,6 +22,7 @@ use iroh_relay::server::{
 };
 
 use super::api::RelayInfo;
+use crate::outgoing::with_causes;
 
 /// Where the relay listens if nothing is said, beside the tracker's 12305.
 pub const DEFAULT_ADDRESS: &str = "0.0.0.0:12307";
@@ -155,7 +156,7 @@ impl Relay {
         let server = Server::spawn(config).await;
         let server = server.map_err(|error| RelayError::Listen {
             address,
-            reason: with_sources(&error),
+            reason: with_causes(&error),
         })?;
         let url = match options.url {
             Some(url) => url,
@@ -224,16 +225,6 @@ async fn tls(files: &CertificateFiles) -> Result<rustls::ServerConfig, RelayErro
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(error.to_string()))?;
     Ok(builder.with_no_client_auth().with_cert_resolver(resolver))
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// The connections that were let in.

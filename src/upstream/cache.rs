@@ -10,7 +10,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use lru::LruCache;
 use peerix_store::nix::{MAX_NARINFO_SIZE, StorePathHash};
-use reqwest::{Client, Response, StatusCode, Url, header, redirect::Policy};
+use reqwest::{Client, Response, StatusCode, Url, header};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -19,30 +19,21 @@ use super::{
     decode,
     record::{self, Record},
 };
-use crate::{limits, metrics::Fault, transfer::whole::NarStream};
+use crate::{
+    limits,
+    metrics::Fault,
+    outgoing::{self, BodyError},
+    transfer::whole::NarStream,
+};
 
 /// Makes the client of all caches: what is configured decides, not the process's surroundings.
 pub(super) fn client(allow_insecure_http: bool) -> Result<Client, UpstreamError> {
-    let redirects = Policy::custom(|attempt| {
-        let first = attempt.previous().first();
-        let stays = first.is_some_and(|url| url.scheme() == attempt.url().scheme());
-        if !stays {
-            attempt.error("a redirect to another scheme")
-        } else if attempt.previous().len() > limits::UPSTREAM_REDIRECTS {
-            attempt.error("too many redirects")
-        } else {
-            attempt.follow()
-        }
-    });
-    Ok(Client::builder()
-        .user_agent(concat!("peerix/", env!("CARGO_PKG_VERSION")))
-        .no_proxy()
-        .https_only(!allow_insecure_http)
-        .redirect(redirects)
-        .referer(false)
-        .connect_timeout(limits::UPSTREAM_CONNECT)
-        .read_timeout(limits::STALL)
-        .build()?)
+    Ok(
+        outgoing::client(allow_insecure_http, limits::UPSTREAM_REDIRECTS)
+            .connect_timeout(limits::UPSTREAM_CONNECT)
+            .read_timeout(limits::STALL)
+            .build()?,
+    )
 }
 
 /// One HTTP cache.
@@ -153,7 +144,11 @@ impl Cache {
         let Some(response) = self.get(url).await? else {
             return Ok(None);
         };
-        let text = body_up_to(response, MAX_NARINFO_SIZE).await?;
+        let text = outgoing::body_up_to(response, MAX_NARINFO_SIZE).await;
+        let text = text.map_err(|error| match error {
+            BodyError::TooLong => Fault::BadData,
+            BodyError::Broken(error) => fault_of(&error),
+        })?;
         let record = record::parse(&text, &self.base, path_hash)?;
         Ok(Some((record, text)))
     }
@@ -190,26 +185,6 @@ impl Cache {
         }
         Ok(Some(response))
     }
-}
-
-/// Reads a body that may not be longer than `most`.
-async fn body_up_to(response: Response, most: usize) -> Result<Vec<u8>, Fault> {
-    if response
-        .content_length()
-        .is_some_and(|length| length > most as u64)
-    {
-        return Err(Fault::BadData);
-    }
-    let mut bytes = Vec::new();
-    let mut pieces = response.bytes_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| fault_of(&error))?;
-        if bytes.len() + piece.len() > most {
-            return Err(Fault::BadData);
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
 }
 
 fn fault_of(error: &reqwest::Error) -> Fault {

@@ -279,7 +279,7 @@ fn a_secret_that_is_none_or_for_nothing_is_said_in_one_line() {
     fails(
         "ours",
         open.to_str().unwrap(),
-        &["open to everybody", "0644", "chmod o="],
+        &["can be read or changed by others", "0644", "chmod g-wx,o="],
     );
     let short = secrets.file("short", "x", 0o600);
     fails(

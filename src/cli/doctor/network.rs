@@ -11,6 +11,7 @@ use crate::{
     authorities::Authorities,
     config::{Config, Mode, Relay},
     lan::networks::is_private,
+    outgoing::with_causes,
     peer::{self, admission::Admission, endpoint::Relays, open::OpenConnections},
 };
 
@@ -162,7 +163,7 @@ async fn ask(client: &Client, url: &str) -> Result<Heard, String> {
         .get(url)
         .send()
         .await
-        .map_err(|error| reason(error.without_url()))?;
+        .map_err(|error| with_causes(&error.without_url()))?;
     if !answer.status().is_success() {
         return Err(format!("it answers {}", answer.status()));
     }
@@ -173,17 +174,6 @@ async fn ask(client: &Client, url: &str) -> Result<Heard, String> {
         .and_then(|date| u64::try_from(date.timestamp().as_second()).ok())
         .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
     Ok(theirs.map(|theirs| (theirs, SystemTime::now())))
-}
-
-/// An error with what caused it, on one line.
-fn reason(error: reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 fn reached(name: &'static str, url: &str, answer: &Result<Heard, String>, todo: &str) -> Finding {

@@ -11,6 +11,7 @@ use super::{
     super::{Failure, progress},
     Substituter,
 };
+use crate::outgoing::with_causes;
 
 mod part;
 
@@ -90,7 +91,7 @@ async fn ask(substituter: &Substituter, path: &StorePath) -> Result<Wanted, Fail
         .get(url.clone())
         .send()
         .await
-        .map_err(|error| unusable(chain(&error)))?;
+        .map_err(|error| unusable(with_causes(&error)))?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::NOT_FOUND => {
@@ -109,7 +110,7 @@ async fn ask(substituter: &Substituter, path: &StorePath) -> Result<Wanted, Fail
     let text = answer
         .bytes()
         .await
-        .map_err(|error| unusable(chain(&error)))?;
+        .map_err(|error| unusable(with_causes(&error)))?;
     let narinfo = NarInfo::parse_in(&StoreDir::default(), &text)
         .map_err(|error| unusable(error.to_string()))?;
     if narinfo.store_path() != path {
@@ -138,7 +139,7 @@ async fn receive(
     if part.size > 0 {
         request = request.header(header::RANGE, format!("bytes={}-", part.size));
     }
-    let mut answer = request.send().await.map_err(|error| chain(&error))?;
+    let mut answer = request.send().await.map_err(|error| with_causes(&error))?;
     match answer.status() {
         StatusCode::PARTIAL_CONTENT if starts_at(&answer, part.size) => {}
         StatusCode::OK if part.size == 0 => {}
@@ -152,7 +153,7 @@ async fn receive(
             return Err(format!("the daemon answered {status}"));
         }
     }
-    while let Some(bytes) = answer.chunk().await.map_err(|error| chain(&error))? {
+    while let Some(bytes) = answer.chunk().await.map_err(|error| with_causes(&error))? {
         if part.size + bytes.len() as u64 > wanted.nar_size {
             return Err("more came than the NAR is long".to_owned());
         }
@@ -168,12 +169,6 @@ fn starts_at(answer: &reqwest::Response, offset: u64) -> bool {
         .get(header::CONTENT_RANGE)
         .and_then(|value| value.to_str().ok());
     range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
-}
-
-/// The error with what caused it, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

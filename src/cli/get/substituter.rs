@@ -6,10 +6,8 @@ use peerix_store::nix::{StorePath, StorePathHash};
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    super::{Failure, output},
-    nar_file::chain,
-};
+use super::super::{Failure, output};
+use crate::outgoing::with_causes;
 
 /// Longest wait for a connection to the daemon, which is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +35,10 @@ impl Substituter {
             .no_proxy()
             .build()
             .map_err(|error| {
-                Failure::failed(format!("can't make an HTTP client: {}", chain(&error)))
+                Failure::failed(format!(
+                    "can't make an HTTP client: {}",
+                    with_causes(&error)
+                ))
             })?;
         Ok(Substituter {
             client,

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     authorities::Authorities,
+    outgoing::with_causes,
     tracker::{api::TrackerId, limits},
 };
 
@@ -79,7 +80,7 @@ impl Postgres {
     pub async fn open(url: &str, authorities: Option<&Path>) -> Result<Self, StorageError> {
         let mut config: Config = url
             .parse()
-            .map_err(|error| StorageError::Other(format!("--database: {}", chain(&error))))?;
+            .map_err(|error| StorageError::Other(format!("--database: {}", with_causes(&error))))?;
         let options = match config.get_options() {
             Some(given) => format!("{given} {SETTINGS}"),
             None => SETTINGS.to_owned(),
@@ -151,17 +152,6 @@ async fn bounded<T>(
         .unwrap_or_else(|_| Err(StorageError::Unreachable("it does not answer".to_owned())))
 }
 
-/// An error with what lies below it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
-}
-
 fn pool_error(error: PoolError) -> StorageError {
     match error {
         PoolError::Backend(error) => error_of(error),
@@ -174,7 +164,7 @@ fn pool_error(error: PoolError) -> StorageError {
 
 /// Says what an error of PostgreSQL means.
 fn error_of(error: tokio_postgres::Error) -> StorageError {
-    let text = chain(&error);
+    let text = with_causes(&error);
     let Some(code) = error.code() else {
         return StorageError::Unreachable(text);
     };

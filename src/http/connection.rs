@@ -6,12 +6,18 @@
 //! Nix's next request on a connection that went this way comes on a new one.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hyper::body::{Body, Incoming};
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1;
+use hyper::service::HttpService;
+use hyper_util::rt::TokioTimer;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +27,9 @@ use crate::metrics::Metrics;
 
 /// How often a place is looked for again while nobody gives one up.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// The smallest buffer that hyper can work with.
+const SMALLEST_HEAD: usize = 8 * 1024;
 
 /// The open connections of a server.
 pub(crate) struct Connections {
@@ -243,5 +252,48 @@ pub(super) struct NarSlot {
 impl Drop for NarSlot {
     fn drop(&mut self) {
         self.activity.sends_nar.store(false, Ordering::Relaxed);
+    }
+}
+/// The protocol as all servers here speak it.
+pub(crate) fn protocol(limits: &HttpLimits) -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    // The size bounds what is read ahead. A piece of a body is one buffer of its own, passed to
+    // `writev` as it is, however large.
+    protocol
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits.head_size.max(SMALLEST_HEAD));
+    protocol
+}
+
+/// Serves a connection until it ends, its place is needed, or `stop` is cancelled and what is under
+/// way has ended.
+pub(crate) async fn drive<I, S, B>(
+    serving: http1::Connection<I, S>,
+    activity: &Activity,
+    stop: &CancellationToken,
+) where
+    I: Read + Write + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut serving = pin!(serving);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP connection broke");
+                }
+                break;
+            }
+            () = activity.evicted() => break,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
     }
 }

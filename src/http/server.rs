@@ -4,16 +4,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -21,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::body::ResponseBody;
-use super::connection::{Activity, Admitted, Connections};
-use super::limits::HttpLimits;
+use super::connection::{Activity, Admitted, Connections, drive, protocol};
 use super::respond::Refusal;
 use super::route::{self, Route};
 use super::stream::ClientStream;
@@ -38,9 +35,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long one warning about it stands for all that follow.
 const WARN_AGAIN: Duration = Duration::from_secs(10);
-
-/// The smallest buffer that hyper can work with.
-const SMALLEST_HEAD: usize = 8 * 1024;
 
 /// Serves `state` to the clients of `listener` until `stop` is cancelled.
 ///
@@ -192,34 +186,7 @@ async fn connection(
         async move { Ok::<_, Infallible>(answer.await.map(|body| body.holding(request_guard))) }
     });
     let serving = protocol(&state.limits).serve_connection(TokioIo::new(stream), service);
-    let mut serving = pin!(serving);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = serving.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "an HTTP connection broke");
-                }
-                break;
-            }
-            () = activity.evicted() => break,
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                serving.as_mut().graceful_shutdown();
-            }
-        }
-    }
-}
-
-fn protocol(limits: &HttpLimits) -> http1::Builder {
-    let mut protocol = http1::Builder::new();
-    // The size bounds what is read ahead. A piece of a body is one buffer of its own, passed to
-    // `writev` as it is, however large.
-    protocol
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.head_size.max(SMALLEST_HEAD));
-    protocol
+    drive(serving, &activity, &stop).await;
 }
 
 /// Answers one request. Whatever goes wrong in here is a miss for Nix.

@@ -1,15 +1,13 @@
 //! The accept loop.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -18,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Face, address::From, router};
 use crate::http::{
     HttpLimits,
-    connection::{Admitted, Connections},
+    connection::{Admitted, Connections, drive, protocol},
     stream::ClientStream,
 };
 
@@ -99,26 +97,6 @@ async fn connection(
             answer
         }
     });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.head_size.max(16 * 1024))
-        .serve_connection(TokioIo::new(stream), service);
-    let mut serving = pin!(serving);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = serving.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection broke");
-                }
-                break;
-            }
-            () = activity.evicted() => break,
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                serving.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    let serving = protocol(&limits).serve_connection(TokioIo::new(stream), service);
+    drive(serving, &activity, &stop).await;
 }

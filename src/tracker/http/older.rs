@@ -1,6 +1,6 @@
 //! The older program's routes: who is there and who has what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -13,7 +13,9 @@ use serde_json::{Map, Value, json};
 
 use super::body::Whole;
 use super::{Face, address::Client, body, refusal::Refusal};
-use crate::tracker::api::{MAX_ANNOUNCE, MAX_ANNOUNCE_BODY, MAX_DIRECT_ADDRS, PUBLIC_SWARM};
+use crate::tracker::api::{
+    MAX_ANNOUNCE, MAX_ANNOUNCE_BODY, MAX_DIRECT_ADDRS, PUBLIC_SWARM, TrackedPeer,
+};
 use crate::tracker::core::now;
 use crate::tracker::limits;
 use crate::tracker::storage::{OlderChange, OlderNode, OlderPeer, Outcome, Reputation};
@@ -58,10 +60,9 @@ pub(super) async fn announce_node(
 }
 
 pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Answer {
-    let since = now() - limits::OLDER_TTL.as_secs_f64();
     let nodes = face
         .tracker
-        .note(face.tracker.storage().nodes(since).await)?;
+        .note(face.tracker.storage().nodes(live_since()).await)?;
     // Endpoints that sign are nodes too, for older clients.
     let directory = face.tracker.directory();
     let known: HashSet<String> = nodes.iter().map(|node| node.node_id.clone()).collect();
@@ -69,10 +70,9 @@ pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Answer {
         .signed_members(PUBLIC_SWARM)
         .filter(|(peer, _)| !known.contains(&peer.endpoint.to_string()))
         .map(|(peer, addr)| {
-            json!({
-                "node_id": peer.endpoint, "peer_id": peer.endpoint, "relay_url": peer.relay_url,
-                "direct_addrs": peer.direct_addrs, "addr": addr, "last_seen": peer.last_seen,
-            })
+            let mut value = signed_value(&peer);
+            value["addr"] = json!(addr);
+            value
         });
     let peers: Vec<Value> = nodes
         .iter()
@@ -93,6 +93,19 @@ fn node_value(node: &OlderNode) -> Value {
     })
 }
 
+/// An endpoint that signs, as one of the older program's nodes.
+fn signed_value(peer: &TrackedPeer) -> Value {
+    json!({
+        "node_id": peer.endpoint, "peer_id": peer.endpoint, "relay_url": peer.relay_url,
+        "direct_addrs": peer.direct_addrs, "last_seen": peer.last_seen,
+    })
+}
+
+/// Who was last heard before this is no longer told of.
+fn live_since() -> f64 {
+    now() - limits::OLDER_TTL.as_secs_f64()
+}
+
 pub(super) async fn node(State(face): State<Arc<Face>>, Path(node_id): Path<String>) -> Answer {
     let storage = face.tracker.storage();
     if let Some(node) = face.tracker.note(storage.node(node_id.clone()).await)? {
@@ -103,10 +116,7 @@ pub(super) async fn node(State(face): State<Arc<Face>>, Path(node_id): Path<Stri
         directory.signed_member(PUBLIC_SWARM, &endpoint)
     });
     let peer = signed.ok_or_else(|| Refusal::NotFound(json!({ "error": "peer not found" })))?;
-    Ok(Json(json!({
-        "node_id": peer.endpoint, "peer_id": peer.endpoint, "relay_url": peer.relay_url,
-        "direct_addrs": peer.direct_addrs, "last_seen": peer.last_seen,
-    })))
+    Ok(Json(signed_value(&peer)))
 }
 
 pub(super) async fn remove_node(
@@ -134,9 +144,7 @@ pub(super) async fn packages(
     body: Body,
 ) -> Answer {
     let fields = read_large(&face, client, &headers, body).await?;
-    let peer_id = fields
-        .text("peer_id")?
-        .ok_or_else(|| malformed("peer_id required"))?;
+    let peer_id = fields.peer_id()?;
     let hashes = fields
         .list("hashes")
         .ok_or_else(|| malformed("hashes must be a list"))?;
@@ -155,9 +163,7 @@ pub(super) async fn packages_delta(
     body: Body,
 ) -> Answer {
     let fields = read_large(&face, client, &headers, body).await?;
-    let peer_id = fields
-        .text("peer_id")?
-        .ok_or_else(|| malformed("peer_id required"))?;
+    let peer_id = fields.peer_id()?;
     let (Some(added), Some(removed)) = (fields.list("added"), fields.list("removed")) else {
         return Err(malformed("added and removed must be lists"));
     };
@@ -234,8 +240,7 @@ pub(super) async fn announce(
 }
 
 pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer {
-    let since = now() - limits::OLDER_TTL.as_secs_f64();
-    let counts = face.tracker.storage().older_counts(since).await;
+    let counts = face.tracker.storage().older_counts(live_since()).await;
     let counts = face.tracker.note(counts)?;
     let packages = face.tracker.fill().paths;
     Ok(Json(json!({
@@ -245,8 +250,7 @@ pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer {
 }
 
 pub(super) async fn peers(State(face): State<Arc<Face>>) -> Answer {
-    let since = now() - limits::OLDER_TTL.as_secs_f64();
-    let peers = face.tracker.storage().peers(since, None).await;
+    let peers = face.tracker.storage().peers(live_since(), None).await;
     let mut peers = face.tracker.note(peers)?;
     peers.sort_by(|(_, a), (_, b)| b.score().total_cmp(&a.score()));
     let peers: Vec<Value> = peers
@@ -274,11 +278,14 @@ pub(super) async fn find(State(face): State<Arc<Face>>, Path(hash): Path<String>
         |_| Vec::new(),
         |hash| face.tracker.directory().older_holders(PUBLIC_SWARM, &hash),
     );
-    let since = now() - limits::OLDER_TTL.as_secs_f64();
     let peers = if names.is_empty() {
         Vec::new()
     } else {
-        let peers = face.tracker.storage().peers(since, Some(names)).await;
+        let peers = face
+            .tracker
+            .storage()
+            .peers(live_since(), Some(names))
+            .await;
         face.tracker.note(peers)?
     };
     let providers: Vec<Value> = peers
@@ -370,6 +377,11 @@ impl Fields {
         }
     }
 
+    fn peer_id(&self) -> Result<String, Refusal> {
+        self.text("peer_id")?
+            .ok_or_else(|| malformed("peer_id required"))
+    }
+
     pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Refusal> {
         match self.fields.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -403,14 +415,14 @@ fn path_hashes(list: &[Value]) -> Result<Vec<StorePathHash>, Refusal> {
     if list.len() > MAX_ANNOUNCE {
         return Err(Refusal::TooLarge);
     }
-    let mut hashes = HashMap::with_capacity(list.len());
+    let mut hashes = HashSet::with_capacity(list.len());
     for value in list {
         let text = value
             .as_str()
             .ok_or_else(|| malformed("hashes must be strings"))?;
         if let Ok(hash) = text.parse::<StorePathHash>() {
-            hashes.insert(hash, ());
+            hashes.insert(hash);
         }
     }
-    Ok(hashes.into_keys().collect())
+    Ok(hashes.into_iter().collect())
 }

@@ -1,8 +1,11 @@
 //! What an announcement does to what is kept of its holder: the rules, without the database.
 
-use super::{Holder, HolderId, HolderKey, OlderChange, Outcome, SignedChange, StaleReason};
-use crate::tracker::api::AnnounceKind;
-use crate::tracker::limits;
+use peerix_store::nix::StorePathHash;
+
+use super::{
+    Holder, HolderId, HolderKey, Holding, OlderChange, Outcome, SignedChange, StaleReason,
+};
+use crate::tracker::{api::AnnounceKind, id_set::IdSet, limits};
 
 /// What is kept of a holder, beside its paths.
 #[derive(Clone, Debug)]
@@ -12,6 +15,27 @@ pub(super) struct Record {
     pub(super) sequence: i64,
     /// The number of the last one that changed its paths.
     pub(super) base: Option<i64>,
+}
+
+impl Record {
+    /// What is told of it once it is kept: all its paths, or `None` where they did not change, the
+    /// numbers of those that were added, and how many it has now.
+    pub(super) fn accepted(
+        self,
+        paths: Option<IdSet>,
+        hashes: Vec<(u32, StorePathHash)>,
+        count: usize,
+    ) -> Outcome {
+        Outcome::Accepted {
+            base: self.base.and_then(|base| u64::try_from(base).ok()),
+            holding: Box::new(Holding {
+                holder: self.holder,
+                paths,
+            }),
+            hashes,
+            count: count as u64,
+        }
+    }
 }
 
 /// What to do with its paths.

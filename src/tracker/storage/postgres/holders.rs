@@ -440,15 +440,7 @@ impl Writing<'_> {
             Some(_) => self.drop_paths(id).await?,
             None => {}
         }
-        Ok(Outcome::Accepted {
-            base: record.base.and_then(|base| u64::try_from(base).ok()),
-            holding: Box::new(Holding {
-                holder: record.holder,
-                paths: set,
-            }),
-            hashes,
-            count: count as u64,
-        })
+        Ok(record.accepted(set, hashes, count))
     }
 
     /// The numbers of hashes, new ones where they have none.

@@ -23,7 +23,10 @@ mod whereabouts;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -66,7 +69,7 @@ pub struct Options {
     pub swarm_id: SwarmId,
     /// Whether a tracker that knows nothing of signatures may be told of paths.
     pub tell_older: bool,
-    /// Whether paths are announced at all.
+    /// Whether paths are announced at all, as far as is known now.
     pub tell: bool,
     /// Relays of trackers are used where this says so.
     pub relay: Relay,
@@ -93,8 +96,7 @@ struct Inner {
     wanted: watch::Sender<Option<Paths>>,
     speaker: Speaker,
     peer_id: String,
-    tell: bool,
-    tell_older: bool,
+    tell_older: AtomicBool,
     /// Whether a tracker that knows nothing of swarms may list this machine.
     older_may_list: bool,
     relay: Relay,
@@ -175,8 +177,7 @@ impl Trackers {
                 systems: vec![swarm::system()],
             },
             peer_id: options.peer_id.unwrap_or_else(|| id.to_string()),
-            tell: options.tell,
-            tell_older: options.tell_older,
+            tell_older: AtomicBool::new(options.tell_older),
             older_may_list: options.swarm_id.is_public(),
             relay: options.relay,
             allow_insecure_http: options.allow_insecure_http,
@@ -195,17 +196,25 @@ impl Trackers {
 
     /// Tells trackers what is announced from now on, and that it is all.
     pub fn announce(&self, paths: &[PathHash]) {
-        if self.0.tell {
-            let mut paths = paths.to_vec();
-            paths.sort_unstable();
-            paths.dedup();
-            self.set(paths.into());
-        }
+        let mut paths = paths.to_vec();
+        paths.sort_unstable();
+        paths.dedup();
+        let paths = Paths::from(paths);
+        self.0.wanted.send_if_modified(|wanted| {
+            let is_news = wanted.as_ref() != Some(&paths);
+            *wanted = Some(paths);
+            is_news
+        });
+    }
+
+    /// Says whether a tracker that knows nothing of signatures may be told of paths from now on.
+    pub fn tell_older(&self, may: bool) {
+        self.0.tell_older.store(may, Ordering::Relaxed);
     }
 
     /// Tells trackers of paths that came.
     pub fn announce_more(&self, more: &[PathHash]) {
-        if !self.0.tell || more.is_empty() {
+        if more.is_empty() {
             return;
         }
         self.0.wanted.send_if_modified(|wanted| {
@@ -217,14 +226,6 @@ impl Trackers {
             paths.dedup();
             let is_news = before.len() != paths.len();
             *wanted = Some(paths.into());
-            is_news
-        });
-    }
-
-    fn set(&self, paths: Paths) {
-        self.0.wanted.send_if_modified(|wanted| {
-            let is_news = wanted.as_ref() != Some(&paths);
-            *wanted = Some(paths);
             is_news
         });
     }

@@ -284,15 +284,10 @@ pub async fn run(
         admission,
         open,
         upload,
-        gate: gate.clone(),
         budgets,
-        offer: offer.clone(),
-        trust: trust.clone(),
-        peers: peers.clone(),
-        swarm: swarm.clone(),
     };
     let node = Arc::new(Node::new(Parts {
-        reloading: Some(reloading),
+        reloading,
         history: history.clone(),
         http_address,
         store_uri: config.store_uri.clone(),

@@ -1,7 +1,7 @@
 //! One tracker is spoken with, again and again until the daemon stops.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -235,7 +235,7 @@ impl Speaking<'_> {
                     older::announce(&tracker.site, id, &inner.peer_id, &whereabouts).await?;
                     take(inner, tracker, older::peers(&tracker.site).await?);
                 }
-                match inner.tell_older {
+                match inner.tell_older.load(Ordering::Relaxed) {
                     true => tell_older(inner, tracker, wanted.as_ref(), &whereabouts).await,
                     false => Ok(()),
                 }
@@ -257,7 +257,7 @@ impl Speaking<'_> {
                     return Ok(End::Stopped);
                 }
                 () = tokio::time::sleep(about(limits::OLDER_INTERVAL)) => {}
-                Ok(()) = self.wanted.changed(), if inner.tell_older => {
+                Ok(()) = self.wanted.changed(), if inner.tell_older.load(Ordering::Relaxed) => {
                     tokio::time::sleep(limits::SETTLE).await;
                 }
                 Ok(_) = moved.updated() => tokio::time::sleep(limits::SETTLE).await,

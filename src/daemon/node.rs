@@ -120,7 +120,7 @@ pub(super) struct Parts {
     pub(super) roots: GcRoots,
     pub(super) no_verify: bool,
     pub(super) gate: UploadGate,
-    pub(super) reloading: Option<Reloading>,
+    pub(super) reloading: Reloading,
     pub(super) history: Arc<History>,
     pub(super) trust: Trust,
     pub(super) state_dir: Arc<StateDir>,
@@ -330,6 +330,17 @@ impl Node {
         }
         if let Some(swarm) = &self.parts.swarm {
             swarm.announce(announced, announces == Announce::All).await;
+        }
+    }
+
+    /// Takes back what swarm and trackers were told.
+    pub(super) async fn announce_nothing(&self) {
+        let _telling = self.told.lock().await;
+        if let Some(trackers) = &self.parts.trackers {
+            trackers.announce(&[]);
+        }
+        if let Some(swarm) = &self.parts.swarm {
+            swarm.announce(Vec::<PathHash>::new(), false).await;
         }
     }
 

@@ -5,17 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use peerix_gossip::PathHash;
-
 use super::{NOTICE, node::Node};
 use crate::{
     config::{Config, Loaded, Shown, reload},
-    offer::{Announce, OfferPolicy, OfferRules},
-    peer::{
-        admission::Admission, budget::Budgets, gate::UploadGate, open::OpenConnections,
-        peers::Peers, rate::UploadLimits,
-    },
-    swarm::Swarm,
+    offer::{Announce, OfferRules},
+    peer::{admission::Admission, budget::Budgets, open::OpenConnections, rate::UploadLimits},
     trust::Trust,
 };
 
@@ -23,7 +17,7 @@ use crate::{
 /// line for a person.
 pub type ReadAgain = Arc<dyn Fn() -> Result<Loaded, String> + Send + Sync>;
 
-/// What of a running daemon can be configured anew.
+/// What a running daemon needs to be configured anew, beside its other parts.
 pub(super) struct Reloading {
     pub(super) read: ReadAgain,
     /// The configuration that is in force.
@@ -31,12 +25,7 @@ pub(super) struct Reloading {
     pub(super) admission: Admission,
     pub(super) open: OpenConnections,
     pub(super) upload: Arc<UploadLimits>,
-    pub(super) gate: UploadGate,
     pub(super) budgets: Budgets,
-    pub(super) offer: Arc<OfferPolicy>,
-    pub(super) trust: Trust,
-    pub(super) peers: Peers,
-    pub(super) swarm: Option<Swarm>,
 }
 
 impl fmt::Debug for Reloading {
@@ -57,11 +46,12 @@ pub(super) fn offer_rules(config: &Config) -> OfferRules {
     }
 }
 
-impl Reloading {
+impl Node {
     /// Reads the configuration again and takes over what can be, with one line to the log; a
     /// configuration that can't be used changes nothing.
     pub(super) async fn reload(&self) {
-        let read = self.read.clone();
+        let reloading = &self.parts.reloading;
+        let read = reloading.read.clone();
         let loaded = match tokio::task::spawn_blocking(move || read()).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(error)) => {
@@ -74,7 +64,8 @@ impl Reloading {
             }
         };
         let changes = {
-            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let shown = &reloading.shown;
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
             reload::take_over(&mut shown, &loaded.shown)
         };
         self.apply(&loaded.config).await;
@@ -91,33 +82,30 @@ impl Reloading {
     }
 
     async fn apply(&self, config: &Config) {
-        self.upload
+        let parts = &self.parts;
+        let reloading = &parts.reloading;
+        reloading
+            .upload
             .replace(config.upload_limit, config.upload_limit_per_peer);
-        self.gate.replace_rules(config.uploads);
-        self.budgets.replace_hash_per_day(config.hash_per_day);
-        self.trust.replace(config.trusted_public_keys.clone());
-        self.offer.replace(offer_rules(config));
-        self.admission
-            .replace(&config.allow_peers, &config.deny_peers);
-        self.open.close_unless(|id| self.admission.admits(id));
+        parts.gate.replace_rules(config.uploads);
+        reloading.budgets.replace_hash_per_day(config.hash_per_day);
+        parts.trust.replace(config.trusted_public_keys.clone());
+        parts.offer.replace(offer_rules(config));
+        let admission = &reloading.admission;
+        admission.replace(&config.allow_peers, &config.deny_peers);
+        reloading.open.close_unless(|id| admission.admits(id));
         for peer in &config.peers {
-            self.peers.add(peer.clone());
+            parts.peers.add(peer.clone());
         }
-        if let Some(swarm) = &self.swarm {
+        if let Some(swarm) = &parts.swarm {
             swarm.gossip().join_by_hand(config.peers.clone());
-            if self.offer.announces() == Announce::None {
-                // The look through the store that follows tells what is announced else.
-                swarm.announce(Vec::<PathHash>::new(), false).await;
-            }
         }
-    }
-}
-
-impl Node {
-    /// Takes over what the configuration says by now.
-    pub(super) async fn reload(&self) {
-        if let Some(reloading) = &self.parts.reloading {
-            reloading.reload().await;
+        if let Some(trackers) = &parts.trackers {
+            trackers.tell_older(config.announce.is_some());
+        }
+        // The look through the store that follows tells what is announced else.
+        if parts.offer.announces() == Announce::None {
+            self.announce_nothing().await;
         }
     }
 }

@@ -343,7 +343,7 @@ impl Metrics {
             hits_local: answers.own_store.get(),
             hits_peers: of_peers.map(|source| answers[source].get()).sum(),
             hits_upstream: answers.upstream.get(),
-            misses: self.cache_misses.get(),
+            missed: Miss::ALL.map(|miss| substitution.misses(miss)),
             nars_received: substitution.endings(Ending::Verified),
             nars_sent: self.nars_served.get(),
         };

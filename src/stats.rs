@@ -20,7 +20,7 @@ use self::{
     history::{Bin, History},
     top::Top,
 };
-use crate::report::BySource;
+use crate::{metrics::Miss, report::BySource};
 
 /// Paths of which it is known how often they were asked for, and served.
 const TOP_PATHS: usize = 256;
@@ -41,8 +41,8 @@ pub struct Totals {
     pub hits_peers: u64,
     /// Narinfo requests that the upstream answered.
     pub hits_upstream: u64,
-    /// Narinfo requests that nobody answered.
-    pub misses: u64,
+    /// Narinfo requests that nobody answered, in the order of [`Miss::ALL`].
+    pub missed: [u64; Miss::ALL.len()],
     /// NARs received in full.
     pub nars_received: u64,
     /// NARs sent in full.
@@ -68,7 +68,10 @@ impl Totals {
             earlier.hits_upstream,
             later.hits_upstream,
         );
-        add(&mut self.misses, earlier.misses, later.misses);
+        let missed = earlier.missed.into_iter().zip(later.missed);
+        for (total, (from, to)) in self.missed.iter_mut().zip(missed) {
+            add(total, from, to);
+        }
         add(
             &mut self.nars_received,
             earlier.nars_received,
@@ -119,7 +122,9 @@ impl Stats {
         let mut passed = Totals::default();
         passed.add_between(&state.sampled, &counted);
         state.totals.add_between(&state.sampled, &counted);
-        state.sampled = counted;
+        // Who read the counters earlier and comes later takes nothing back.
+        let before = state.sampled;
+        state.sampled.add_between(&before, &counted);
         state.history.add(
             now,
             Bin {
@@ -227,6 +232,9 @@ mod tests {
     fn totals_go_on_where_counters_begin_at_zero_again() {
         let stats = Stats::default();
         assert_eq!(stats.sample(counted(100), 1000).received.lan, 100);
+        assert_eq!(stats.sample(counted(150), 1010).received.lan, 150);
+        // Two looked at once: what the slower one saw is older.
+        assert_eq!(stats.sample(counted(120), 1010).received.lan, 150);
         assert_eq!(stats.sample(counted(150), 1010).received.lan, 150);
         let written = stats.to_bytes();
 

@@ -199,42 +199,26 @@ impl Node {
         let now = Instant::now();
         let rates = self.held.rates.lock();
         let mut rates = rates.unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            // Rates begin with the first look: what came before it came long ago.
-            let mut by_source = BySource::from_fn(|_| Rate::new(now - Duration::from_secs(1)));
-            let mut sent = Rate::new(now - Duration::from_secs(1));
-            for source in crate::report::Source::ALL {
-                by_source[source].at(totals.received[source], now);
-            }
-            sent.at(totals.sent, now);
-            (by_source, sent)
-        };
-        let is_fresh = rates.is_none();
-        let (receiving, sending) = rates.get_or_insert_with(fresh);
-        let rate = |rate: &mut Rate, bytes| match is_fresh {
-            true => 0.0,
-            false => rate.at(bytes, now),
-        };
+        let (receiving, sending) = rates.get_or_insert_with(|| {
+            let receiving = BySource::from_fn(|source| Rate::after(totals.received[source], now));
+            (receiving, Rate::after(totals.sent, now))
+        });
         TrafficReport {
             since: metrics.stats.since(),
             received: totals.received,
             sent: totals.sent,
             receiving: BySource::from_fn(|source| {
-                rate(&mut receiving[source], totals.received[source])
+                receiving[source].at(totals.received[source], now)
             }),
-            sending: rate(sending, totals.sent),
+            sending: sending.at(totals.sent, now),
             requests: totals.requests,
             hits_local: totals.hits_local,
             hits_peers: totals.hits_peers,
             hits_upstream: totals.hits_upstream,
             misses: Miss::ALL
                 .into_iter()
-                .map(|miss| {
-                    (
-                        miss.describe().to_owned(),
-                        metrics.substitution.misses(miss),
-                    )
-                })
+                .zip(totals.missed)
+                .map(|(miss, count)| (miss.describe().to_owned(), count))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             nars_received: totals.nars_received,

@@ -3,13 +3,14 @@
 //! One task looks at the daemon each second and makes one text of it, for however many pages there
 //! are; it ends when the last one is closed, and with it the cost.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,8 @@ struct Inner {
     view: Arc<dyn View>,
     stop: CancellationToken,
     news: watch::Sender<Bytes>,
-    is_running: Mutex<bool>,
+    /// Tells the news while somebody listens.
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Hub {
@@ -41,7 +43,7 @@ impl Hub {
             view,
             stop,
             news: watch::Sender::default(),
-            is_running: Mutex::default(),
+            task: Mutex::default(),
         }))
     }
 
@@ -55,13 +57,12 @@ impl Hub {
             return None;
         }
         let news = self.0.news.subscribe();
-        let mut is_running = self.is_running();
-        if !*is_running {
-            *is_running = true;
+        let mut task = self.task();
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
             self.0.news.send_replace(Bytes::new());
-            tokio::spawn(self.clone().run());
+            *task = Some(tokio::spawn(self.clone().run()));
         }
-        drop(is_running);
+        drop(task);
         let first = Bytes::from_static(b"retry: 2000\n\n");
         let stop = self.0.stop.clone();
         let news = stream::unfold((news, stop), |(mut news, stop)| async move {
@@ -76,12 +77,6 @@ impl Hub {
         )
     }
 
-    /// Whether anybody is told anything.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        *self.is_running()
-    }
-
     async fn run(self) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,9 +89,9 @@ impl Hub {
             .is_some()
         {
             {
-                let mut is_running = self.is_running();
+                let mut task = self.task();
                 if self.0.news.receiver_count() == 0 {
-                    *is_running = false;
+                    *task = None;
                     return;
                 }
             }
@@ -114,10 +109,7 @@ impl Hub {
         }
     }
 
-    fn is_running(&self) -> std::sync::MutexGuard<'_, bool> {
-        self.0
-            .is_running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn task(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.0.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

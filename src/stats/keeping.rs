@@ -29,8 +29,9 @@ const WRITE_EVERY: Duration = Duration::from_secs(60);
 impl Stats {
     /// As it is written down.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        // Plain data in maps with text keys: that can be written as JSON.
-        serde_json::to_vec(&*self.state()).unwrap_or_default()
+        // Nobody waits for the writing. Plain data in maps with text keys: that can be written as JSON.
+        let state = self.state().clone();
+        serde_json::to_vec(&state).unwrap_or_default()
     }
 
     /// Goes on where a former process left off; what is of no sensible size is refused.

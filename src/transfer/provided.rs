@@ -99,6 +99,16 @@ impl Rate {
         }
     }
 
+    /// `bytes` were counted up to `now`, who knows when: none a second until a second has passed.
+    #[must_use]
+    pub const fn after(bytes: u64, now: Instant) -> Self {
+        Self {
+            since: now,
+            bytes,
+            latest: Some(0.0),
+        }
+    }
+
     /// The rate while `bytes` have come in all: over a second, or over less at the very start.
     pub fn at(&mut self, bytes: u64, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(self.since);
@@ -128,6 +138,16 @@ mod tests {
         assert!((rate.at(2000, at(1000)) - 2000.0).abs() < 1e-6);
         assert!((rate.at(2000, at(1500)) - 2000.0).abs() < 1e-6);
         assert!(rate.at(2000, at(2500)) < 1e-6);
+    }
+
+    #[test]
+    fn what_came_before_the_first_look_is_in_no_rate() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut rate = Rate::after(1_000_000, start);
+        assert!(rate.at(1_000_000, at(0)) < 1e-6);
+        assert!(rate.at(1_000_500, at(500)) < 1e-6);
+        assert!((rate.at(1_001_000, at(1000)) - 1000.0).abs() < 1e-6);
     }
 
     #[test]

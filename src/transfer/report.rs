@@ -18,8 +18,8 @@ use crate::{
 impl Transfers {
     /// All transfers under way, those that began first first.
     pub async fn report(&self) -> Vec<TransferReport> {
-        let running = self.0.running.lock().await;
-        let mut running: Vec<Arc<Transfer>> = running.values().cloned().collect();
+        let running = self.0.running.lock().await.values().cloned().collect();
+        let mut running: Vec<Arc<Transfer>> = running;
         running.sort_by_key(|transfer| transfer.begun);
         running.iter().map(|transfer| transfer.report()).collect()
     }

@@ -365,7 +365,7 @@ impl Lookup {
                 Ok(Some((peer, claim))) => {
                     silent.remove(&peer.id());
                     let is_part = matches!(claim, Some(Claim::Part { .. }));
-                    let says_yes = !matches!(claim, None | Some(Claim::Absent));
+                    let says_yes = claim.as_ref().is_some_and(Claim::is_there);
                     let Some(info) =
                         claim.and_then(|claim| self.take(&peer, path_hash, claim, asked_at))
                     else {

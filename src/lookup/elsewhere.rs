@@ -22,7 +22,7 @@ use crate::{limits, metrics::Fault, transfer::whole::WholeNarSource};
 
 /// When a source is asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Tier {
+pub(super) enum Tier {
     /// Beside all other peers.
     Peers,
     /// Once those said no.
@@ -32,7 +32,7 @@ enum Tier {
 }
 
 impl Tier {
-    fn of(source: &dyn WholeNarSource) -> Self {
+    pub(super) fn of(source: &dyn WholeNarSource) -> Self {
         match (source.is_peer(), source.asks_everybody()) {
             (true, false) => Self::Peers,
             (true, true) => Self::Everybody,

@@ -6,11 +6,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use iroh::EndpointId;
 use peerix_gossip::Standing;
 use peerix_store::{PathInfo, Source, nix::StorePathHash};
 use tokio::time::timeout;
 
-use super::Lookup;
+use super::{Lookup, elsewhere::Tier};
 use crate::{
     limits,
     peer::{
@@ -38,8 +39,8 @@ impl Lookup {
             ..WhyReport::default()
         };
         let is_own = self.explain_own(path_hash, &mut report).await;
-        let mut found = self.explain_peers(path_hash, &mut report).await;
-        self.explain_trackers(path_hash, &mut report).await;
+        let named = self.explain_trackers(path_hash, &mut report).await;
+        let mut found = self.explain_peers(path_hash, &named, &mut report).await;
         found.extend(self.explain_elsewhere(path_hash, &mut report).await);
         if let Some(info) = found.first() {
             report
@@ -102,9 +103,16 @@ impl Lookup {
     async fn explain_peers(
         &self,
         path_hash: StorePathHash,
+        named: &[EndpointId],
         report: &mut WhyReport,
     ) -> Vec<PathInfo> {
-        let candidates = self.may_have(path_hash);
+        let mut candidates = self.may_have(path_hash);
+        // Whom trackers name is asked as well.
+        for peer in named.iter().filter_map(|id| self.0.peers.get(*id)) {
+            if candidates.iter().all(|other| other.id() != peer.id()) {
+                candidates.push(peer);
+            }
+        }
         let asked = candidates
             .iter()
             .map(|peer| self.explain_peer(peer, path_hash));
@@ -116,13 +124,14 @@ impl Lookup {
         let is_asked = |peer: &Arc<Peer>| candidates.iter().any(|other| other.id() == peer.id());
         let unasked = self.0.peers.askable().into_iter();
         for peer in unasked.filter(|peer| !is_asked(peer)).take(UNASKED) {
+            let expected = self.expected(&peer, path_hash);
             report.answers.push(Answer {
                 who: peer.id().to_string(),
-                expected: self.expected(&peer, path_hash),
-                answer: match self.expected(&peer, path_hash) {
+                answer: match expected {
                     Some(_) => "not asked".to_owned(),
                     None => format!("not asked: {} better ones were", limits::LOOKUP_PEERS),
                 },
+                expected,
                 ..Answer::default()
             });
         }
@@ -194,24 +203,29 @@ impl Lookup {
         }
     }
 
-    async fn explain_trackers(&self, path_hash: StorePathHash, report: &mut WhyReport) {
+    /// Whom trackers name.
+    async fn explain_trackers(
+        &self,
+        path_hash: StorePathHash,
+        report: &mut WhyReport,
+    ) -> Vec<EndpointId> {
         let Some(trackers) = &self.0.trackers else {
-            return;
+            return Vec::new();
         };
         let begun = Instant::now();
         let named = trackers.who_has(path_hash, begun + PATIENCE).await;
+        let named = named.map(|named| named.peers).unwrap_or_default();
+        let ids: Vec<String> = named.iter().map(|id| id.fmt_short().to_string()).collect();
         report.answers.push(Answer {
             who: "trackers".to_owned(),
-            answer: match named {
-                None => "they name nobody who has it".to_owned(),
-                Some(named) => {
-                    let peers = named.peers.iter().map(|id| id.fmt_short().to_string());
-                    format!("they name {}", peers.collect::<Vec<_>>().join(", "))
-                }
+            answer: match ids.as_slice() {
+                [] => "they name nobody who has it".to_owned(),
+                ids => format!("they name {}", ids.join(", ")),
             },
             took_ms: Some(begun.elapsed().as_secs_f64() * 1000.0),
             ..Answer::default()
         });
+        named
     }
 
     async fn explain_elsewhere(
@@ -281,9 +295,9 @@ impl Lookup {
 }
 
 fn name_of(source: &dyn WholeNarSource) -> &'static str {
-    match (source.is_peer(), source.asks_everybody()) {
-        (true, false) => "peers of the older program",
-        (true, true) => "the local network, as the older program asks it",
-        (false, _) => "upstream caches",
+    match Tier::of(source) {
+        Tier::Peers => "peers of the older program",
+        Tier::Everybody => "the local network, as the older program asks it",
+        Tier::Caches => "upstream caches",
     }
 }

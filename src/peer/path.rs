@@ -74,11 +74,16 @@ mod tests {
     fn private_addresses_are_the_local_networks() {
         for (ip, kind) in [
             ("127.0.0.1", PeerPath::Lan),
+            ("10.1.2.3", PeerPath::Lan),
             ("192.168.1.7", PeerPath::Lan),
+            ("::1", PeerPath::Lan),
             ("::ffff:10.0.0.1", PeerPath::Lan),
             ("fe80::1", PeerPath::Lan),
             ("fd00::1", PeerPath::Lan),
             ("1.1.1.1", PeerPath::Direct),
+            ("172.32.0.1", PeerPath::Direct),
+            ("::ffff:8.8.8.8", PeerPath::Direct),
+            ("2001:db8::1", PeerPath::Direct),
             ("2606:4700::1111", PeerPath::Direct),
         ] {
             assert_eq!(kind_of(ip.parse().unwrap()), kind, "{ip}");

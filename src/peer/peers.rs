@@ -2,8 +2,8 @@
 //!
 //! Configuration and tickets call [`Peers::add`]; the local network, where anybody can claim to be
 //! anybody, calls [`Peers::add_found`], the swarm and trackers, of whose peers only some are kept
-//! connected, [`Peers::meet`], and these take back what they added. A peer is connected to in the background and again with back-off, so
-//! that a dead one costs a lookup nothing.
+//! connected, [`Peers::meet`], and these take back what they added. A peer is connected to in the
+//! background and again with back-off, so that a dead one costs a lookup nothing.
 
 mod found;
 mod report;
@@ -622,8 +622,8 @@ impl Peers {
 
     /// NAR bytes sent to and received from everybody, peers or not, who got or gave any lately.
     pub fn totals(&self) -> Vec<(EndpointId, u64, u64)> {
-        let requesters = lock(&self.0.requesters);
-        let requesters: Vec<_> = requesters
+        // `start` takes both locks the other way round: this one goes with its statement.
+        let requesters: Vec<_> = lock(&self.0.requesters)
             .iter()
             .map(|(id, sent)| (*id, *sent, 0))
             .collect();
@@ -714,7 +714,7 @@ impl Peer {
     ///
     /// Returns `None` where the peer can't be asked or its answer was of no use.
     pub async fn lookup(&self, mode: Mode, path_hash: StorePathHash) -> Option<Claim> {
-        if matches!(*self.link.borrow(), Link::Down) {
+        if self.is_down() {
             return None;
         }
         let (wanted, answer) = Wanted::new(mode, path_hash);
@@ -804,9 +804,7 @@ impl Peer {
     }
 
     fn is_askable(&self, now: Instant) -> bool {
-        !self.is_silent()
-            && !matches!(*self.link.borrow(), Link::Down)
-            && !self.score(|score| score.is_backed_off(now))
+        !self.is_silent() && !self.is_down() && !self.score(|score| score.is_backed_off(now))
     }
 }
 

@@ -14,7 +14,7 @@ use bao_tree::{
 };
 use bytes::{Bytes, BytesMut};
 use iroh::{
-    EndpointId, TransportAddr,
+    EndpointId,
     endpoint::{Connection, RecvStream, SendStream, VarInt},
     protocol::{AcceptError, ProtocolHandler},
 };
@@ -34,7 +34,7 @@ use super::{
     rate::UploadLimits,
     wire::{self, Compression, pace::Link, writer::Piece},
 };
-use crate::{limits, metrics::Metrics, offer::OfferPolicy, swarm::Swarm};
+use crate::{limits, metrics::Metrics, offer::OfferPolicy, report::PeerPath, swarm::Swarm};
 
 /// 16 KiB chunk groups, as iroh-blobs has them.
 const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
@@ -276,7 +276,7 @@ impl Provider {
         };
         let reading = if is_framed(connection) {
             let link = Link {
-                rtt: rtt(connection),
+                rtt: path::of(connection).map(|path| path.rtt),
                 limit: self.0.limits.slowest(public),
             };
             let bytes = bytes_in(&ranges, nar.info.nar_size);
@@ -494,12 +494,6 @@ fn is_framed(connection: &Connection) -> bool {
     connection.alpn().starts_with(wire::ALPN)
 }
 
-fn rtt(connection: &Connection) -> Option<std::time::Duration> {
-    let paths = connection.paths();
-    let selected = paths.iter().find(|path| path.is_selected());
-    selected.map(|path| path.rtt())
-}
-
 async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), ServeError> {
     timeout(limits::BLOB_WRITE_TIMEOUT, send.write_chunk(bytes))
         .await
@@ -509,12 +503,7 @@ async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), ServeError> {
 
 /// Whether the connection leads to a public address, directly or through a relay.
 pub(crate) fn is_public(connection: &Connection) -> bool {
-    let paths = connection.paths();
-    let selected = paths.iter().find(|path| path.is_selected());
-    selected.is_none_or(|path| match path.remote_addr() {
-        TransportAddr::Ip(addr) => !path::is_private(addr.ip()),
-        _ => true,
-    })
+    path::of(connection).is_none_or(|path| path.kind != PeerPath::Lan)
 }
 
 /// Collects what the encoder writes into pieces and hands them to the stream's task.
@@ -566,24 +555,6 @@ impl io::Write for PieceWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn private_addresses_are_told_from_public_ones() {
-        for private in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "192.168.0.1",
-            "::1",
-            "fd00::1",
-            "fe80::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(path::is_private(private.parse().unwrap()), "{private}");
-        }
-        for public in ["8.8.8.8", "2001:db8::1", "::ffff:8.8.8.8", "172.32.0.1"] {
-            assert!(!path::is_private(public.parse().unwrap()), "{public}");
-        }
-    }
 
     #[test]
     fn the_bytes_of_ranges_are_counted_within_the_blob() {

@@ -36,15 +36,6 @@ pub use id::{SwarmId, SwarmSecret};
 use inventories::Inventories;
 use memory::Memory;
 
-/// When what is remembered is written down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reserve {
-    /// Now.
-    Ahead,
-    /// Where few reserved numbers are left.
-    WhereShort,
-}
-
 /// Reserved numbers that are left when more are reserved.
 const RESERVE_LEFT: u64 = limits::SWARM_SEQUENCES_RESERVED / 4;
 
@@ -103,7 +94,7 @@ impl Swarm {
             state_dir,
         }));
         // Before a number is used, it is reserved.
-        swarm.remember(Reserve::Ahead, Vec::new());
+        swarm.remember(Vec::new());
         swarm.0.gossip.join(memory.peers);
         (swarm, changes)
     }
@@ -155,12 +146,12 @@ impl Swarm {
         met
     }
 
-    /// Writes down what the next start needs, where that is due.
-    fn remember(&self, reserve: Reserve, met: Vec<EndpointAddr>) {
+    /// Writes down who was met, and reserves numbers where few of those reserved are left.
+    fn remember(&self, met: Vec<EndpointAddr>) {
         let mut memory = lock(&self.0.memory);
         let used = self.0.gossip.last_sequence();
         let is_short = memory.last_sequence < used.saturating_add(RESERVE_LEFT);
-        if reserve == Reserve::WhereShort && !is_short {
+        if met.is_empty() && !is_short {
             return;
         }
         if is_short {
@@ -185,16 +176,15 @@ impl Swarm {
                 _ = remember.tick() => {
                     let is_due = written_at
                         .is_none_or(|at: Instant| at.elapsed() >= limits::SWARM_REMEMBER_EVERY);
-                    let met = self.met().await;
-                    let reserve = match is_due && !met.is_empty() {
-                        true => Reserve::Ahead,
-                        false => Reserve::WhereShort,
+                    let met = match is_due {
+                        true => self.met().await,
+                        false => Vec::new(),
                     };
-                    if reserve == Reserve::Ahead {
+                    if !met.is_empty() {
                         written_at = Some(Instant::now());
                     }
                     let swarm = self.clone();
-                    let _ = tokio::task::spawn_blocking(move || swarm.remember(reserve, met)).await;
+                    let _ = tokio::task::spawn_blocking(move || swarm.remember(met)).await;
                     continue;
                 }
                 change = changes.recv() => change,

@@ -381,7 +381,12 @@ impl Engine {
         let known = self.index.len();
         let heard = self.index.hear(bytes, &mut self.rng, now);
         // Fresh keys cost nothing to make: what they say counts as what nobody should have said.
-        let is_of_use = heard.is_ok() && self.index.len() <= known;
+        // So do goodbyes of who was not there.
+        let is_of_use = match &heard {
+            Ok(Heard::Offer(_)) => self.index.len() <= known,
+            Ok(Heard::Leave(_)) => self.index.len() < known,
+            Err(_) => false,
+        };
         if !is_of_use && self.neighbour_wastes(from, bytes.len(), hops, now) {
             actions.push(Action::Cut(from));
         }

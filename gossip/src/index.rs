@@ -292,9 +292,8 @@ impl Index {
             return;
         };
         author.answered(had, asked, now);
-        if author.is_disbelieved(now) && author.held_bytes() > 0 {
-            self.held_bytes -= author.held_bytes();
-            author.held = None;
+        if author.is_disbelieved(now) {
+            self.drop_held(*peer);
         }
     }
 
@@ -318,14 +317,11 @@ impl Index {
     pub fn expire(&mut self, now: Instant) -> Vec<EndpointId> {
         self.longest = pacing::longest_lifetime(self.swarm_size());
         let longest = self.longest;
-        for author in self.authors.values_mut() {
+        let expired = self.authors.values_mut().filter_map(|author| {
             author.reconsider(now);
-        }
-        let expired = self
-            .authors
-            .values()
-            .filter(|author| author.expires_within(longest) <= now);
-        let expired: Vec<_> = expired.map(|author| (author.id, author.sequence)).collect();
+            (author.expires_within(longest) <= now).then_some((author.id, author.sequence))
+        });
+        let expired: Vec<_> = expired.collect();
         for (id, sequence) in &expired {
             self.gone.put(*id, *sequence);
             self.remove(*id);

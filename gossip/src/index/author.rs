@@ -204,14 +204,17 @@ impl Author {
         held.blob_hash != Some(announced.blob_hash)
     }
 
-    /// Takes the filter that was announced as `blob`, unless a newer one is held.
-    pub(super) fn hold(&mut self, blob: &InventoryBlob, inventory: Inventory) -> bool {
-        let Some((announced, sequence)) = self.announced else {
-            return false;
+    /// Whether this is the inventory that it announced last.
+    pub(super) fn announces(&self, blob: &InventoryBlob) -> bool {
+        self.announced
+            .is_some_and(|(announced, _)| announced == *blob)
+    }
+
+    /// Takes the filter that it announces as `blob`.
+    pub(super) fn hold(&mut self, blob: &InventoryBlob, inventory: Inventory) {
+        let Some((_, sequence)) = self.announced else {
+            return;
         };
-        if announced != *blob {
-            return false;
-        }
         self.held = Some(Held {
             inventory: Arc::new(inventory),
             blob_hash: Some(blob.blob_hash),
@@ -219,7 +222,6 @@ impl Author {
             size: blob.size as usize,
         });
         self.is_stale = false;
-        true
     }
 
     pub(super) fn standing(&self, path_hash: &PathHash, tag: Tag, now: Instant) -> Standing {

@@ -36,6 +36,9 @@ impl Index {
         };
         let wanted = self.authors.values().filter(due);
         let wanted = wanted.filter_map(|author| Some((author, author.wants()?)));
+        let share = self.share_of_a_stranger();
+        let wanted =
+            wanted.filter(|(author, blob)| author.is_proven || blob.size as usize <= share);
         // One that is held already is only brought up to date: newcomers go first.
         // And who could not be fetched from waits for all others.
         let (author, blob) = wanted.min_by(|(a, _), (b, _)| {
@@ -46,8 +49,7 @@ impl Index {
         })?;
         let (id, worth, replaced) = (author.id, author.worth_fetching(), author.held_bytes());
         let size = blob.size as usize;
-        let fits = author.is_proven || size <= self.share_of_a_stranger();
-        if !fits || !self.has_room(id, worth, size, replaced, now) {
+        if !self.has_room(id, worth, size, replaced, now) {
             // Not worth its place now; looked at again later.
             let author = self.authors.get_mut(&id)?;
             author.fetch_after = now + limits::FETCH_SPREAD_MOST;
@@ -69,6 +71,10 @@ impl Index {
         }
         author.fetching = false;
         author.fetch_failures = 0;
+        if !author.announces(&wanted.blob) {
+            // Another one by now, which is due when it is.
+            return;
+        }
         author.fetch_after = now + limits::FETCH_SPREAD_MOST;
         if author.is_disbelieved(now) {
             return;
@@ -80,9 +86,8 @@ impl Index {
         if !self.make_room_for(wanted.author, worth, size, before, now) {
             return;
         }
-        if let Some(author) = self.authors.get_mut(&wanted.author)
-            && author.hold(&wanted.blob, inventory)
-        {
+        if let Some(author) = self.authors.get_mut(&wanted.author) {
+            author.hold(&wanted.blob, inventory);
             author.fetch_after = now;
             self.held_bytes = self.held_bytes + size - before;
             self.by_blob.insert(wanted.blob.blob_hash, wanted.author);
@@ -145,12 +150,17 @@ impl Index {
             if self.held_bytes + size <= self.filter_memory + replaced {
                 break;
             }
-            if let Some(author) = self.authors.get_mut(&lesser) {
-                self.held_bytes -= author.held_bytes();
-                author.held = None;
-            }
+            self.drop_held(lesser);
         }
         true
+    }
+
+    /// Lets go of the filter of an author, where there is one.
+    pub(super) fn drop_held(&mut self, id: EndpointId) {
+        if let Some(author) = self.authors.get_mut(&id) {
+            self.held_bytes -= author.held_bytes();
+            author.held = None;
+        }
     }
 
     fn lesser(&self, id: EndpointId, worth: f32, now: Instant) -> impl Iterator<Item = &Author> {

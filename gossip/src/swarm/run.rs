@@ -276,7 +276,9 @@ fn perform(swarm: &Swarm, event: Event, tell: Option<&mpsc::Sender<Tell>>) {
 /// connection for ever (`PeerState::Pending` of iroh-gossip 0.101). One that it is given is used
 /// whatever came before.
 fn join(swarm: &Swarm, tell: mpsc::Sender<Tell>, peer: EndpointId) {
-    let Some(gossip) = swarm.gossip() else { return };
+    if swarm.gossip().is_none() {
+        return;
+    }
     let mut dialling = lock(&swarm.0.dialling);
     if dialling.len() >= limits::DIALS || !dialling.insert(peer) {
         return;
@@ -287,7 +289,8 @@ fn join(swarm: &Swarm, tell: mpsc::Sender<Tell>, peer: EndpointId) {
         let connect = async {
             let connecting = of.0.endpoint.connect(peer, &of.0.gossip_alpn);
             let connection = connecting.await.ok()?;
-            gossip.handle_connection(connection).await.ok()?;
+            // The one that runs by then: a dial keeps none alive that was to end.
+            of.gossip()?.handle_connection(connection).await.ok()?;
             tell.try_send(Tell::Join(vec![peer])).ok()
         };
         let connected = stop.run_until_cancelled(timeout(limits::DIAL_TIMEOUT, connect));

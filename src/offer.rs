@@ -119,10 +119,6 @@ impl OfferPolicy {
 
     /// Offers by other rules from now on; the keys to sign with stay as they are.
     pub fn replace(&self, rules: OfferRules) {
-        let rules = OfferRules {
-            signing: self.signing.clone(),
-            ..rules
-        };
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         self.verdicts().clear();
     }

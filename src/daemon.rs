@@ -7,6 +7,7 @@ mod node;
 mod protocols;
 mod reloading;
 mod reporting;
+mod scanning;
 mod served;
 mod sharing;
 

@@ -5,7 +5,10 @@
 //! connected, [`Peers::meet`], and these take back what they added. A peer is connected to in the
 //! background and again with back-off, so that a dead one costs a lookup nothing.
 
+mod connect_failure;
+mod connections;
 mod found;
+mod peer;
 mod report;
 
 use std::{
@@ -19,40 +22,33 @@ use std::{
 };
 
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, Watcher as _,
-    address_lookup::MemoryLookup,
-    endpoint::{ConnectError, ConnectingError, Connection, ConnectionError, VarInt},
+    Endpoint, EndpointAddr, EndpointId, Watcher as _, address_lookup::MemoryLookup,
+    endpoint::Connection,
 };
 use lru::LruCache;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span};
 
-use peerix_store::nix::StorePathHash;
+pub(super) use connect_failure::ConnectFailure;
+use connect_failure::{failure, is_refused};
+pub(super) use peer::Link;
+pub use peer::Peer;
 
 use super::{
-    admission::NO_MEMBER,
-    blobs::{BlobConnection, Frames},
-    lookup::{Claim, Mode},
     lookup_client::{self, Wanted},
     open::OpenConnections,
     reputation,
     score::{Fault, Score},
-    wire::{
-        self,
-        choice::{self, Record, Wire},
-        decoder,
-    },
 };
 use crate::{
     config::WireCompression,
     limits,
     metrics::Metrics,
     report::{PeerReport, PeersReport},
-    share::ShareToken,
     swarm::SwarmId,
 };
 
@@ -61,100 +57,6 @@ const BLOB_CONNECTIONS: usize = 2;
 
 /// Endpoints that are no peers, of which it is known how much was sent to them.
 const REQUESTERS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
-
-/// The state of the kept lookup connection of a peer.
-#[derive(Debug, Clone)]
-pub(super) enum Link {
-    /// The first attempt is under way: a lookup waits for it within its deadline.
-    First,
-    /// Lookups are answered over this connection.
-    Up(Connection),
-    /// Not reachable now; tried again in the background.
-    Down,
-}
-
-/// Why a connection for a protocol could not be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConnectFailure {
-    /// The peer is there and does not speak that protocol.
-    OtherProtocols,
-    /// The peer is there, and of another swarm or without this one's secret.
-    OtherSwarm,
-    /// It is not there, or not well.
-    Fault(Fault),
-}
-
-impl ConnectFailure {
-    pub(super) fn fault(self) -> Fault {
-        match self {
-            Self::OtherProtocols | Self::OtherSwarm => Fault::Disconnected,
-            Self::Fault(fault) => fault,
-        }
-    }
-}
-
-/// TLS's alert of that name, as QUIC carries it.
-const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
-
-fn failure(error: &ConnectError) -> ConnectFailure {
-    let source = match error {
-        ConnectError::Connecting {
-            source: ConnectingError::ConnectionError { source, .. },
-            ..
-        }
-        | ConnectError::Connection { source, .. } => source,
-        // Nothing but the secret is asked for once the handshake is done that was not before.
-        ConnectError::Connecting {
-            source: ConnectingError::LocallyRejected { .. },
-            ..
-        } => return ConnectFailure::OtherSwarm,
-        _ => return ConnectFailure::Fault(Fault::Disconnected),
-    };
-    match source {
-        refused if is_refused(refused) => ConnectFailure::OtherSwarm,
-        ConnectionError::ConnectionClosed(close)
-            if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
-        {
-            ConnectFailure::OtherProtocols
-        }
-        _ => ConnectFailure::Fault(Fault::Disconnected),
-    }
-}
-
-/// Whether the peer closed a connection because this machine is no member of its swarm.
-fn is_refused(error: &ConnectionError) -> bool {
-    let code = VarInt::from_u32(NO_MEMBER);
-    matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == code)
-}
-
-/// One known peer.
-#[derive(Debug)]
-pub struct Peer {
-    id: EndpointId,
-    pub(super) link: watch::Sender<Link>,
-    pub(super) queue: mpsc::Sender<Wanted>,
-    silent: AtomicBool,
-    /// Deadlines missed in a row, a probe's answer notwithstanding.
-    misses: AtomicU32,
-    older: AtomicBool,
-    other_swarm: AtomicBool,
-    score: Mutex<Score>,
-    tokens: Mutex<Vec<ShareToken>>,
-    blobs: Kept,
-    framed: Kept,
-    wire: Arc<Mutex<Record>>,
-    retry: Notify,
-    /// Blob requests that this machine may have under way with it.
-    pub(crate) streams: Semaphore,
-    asked: AtomicUsize,
-    /// It is known from elsewhere than the local network and the swarm: it stays.
-    kept: AtomicBool,
-    is_probed: AtomicBool,
-    gone: CancellationToken,
-}
-
-/// Connections on one ALPN that are made when they are needed.
-type Kept = [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS];
 
 /// All known peers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -462,85 +364,6 @@ impl Peers {
         }
     }
 
-    /// A connection to `peer` for blobs, number `index` of those kept, made where there is none.
-    ///
-    /// # Errors
-    /// The fault that kept it from being made.
-    pub async fn blob_connection(&self, peer: &Peer, index: usize) -> Result<Connection, Fault> {
-        self.kept(peer, &peer.blobs, index, iroh_blobs::ALPN).await
-    }
-
-    /// A connection to `peer` for one request of `bytes` bytes, over the wire that suits the link.
-    ///
-    /// # Errors
-    /// The fault that kept it from being made.
-    pub async fn blob_wire(
-        &self,
-        peer: &Peer,
-        index: usize,
-        bytes: u64,
-    ) -> Result<BlobConnection, Fault> {
-        let wire = choice::choose(self.0.wire_compression, &lock(&peer.wire), Instant::now());
-        // What a request covers is rounded to chunks at both ends.
-        let window_log = wire::window_log(bytes.saturating_add(2048));
-        let memory = match wire {
-            Wire::Raw => None,
-            Wire::Framed => self.decoder_memory(window_log),
-        };
-        if let Some(memory) = memory {
-            match self.kept(peer, &peer.framed, index, wire::ALPN).await {
-                Ok(connection) => {
-                    let frames = Frames { window_log, memory };
-                    return Ok(self.blobs_over(connection, Some(frames), peer));
-                }
-                Err(Fault::Disconnected) => {
-                    // It may not speak it: then it answers on iroh-blobs' own.
-                    let connection = self.blob_connection(peer, index).await?;
-                    debug!(peer = %peer.id.fmt_short(), "no compressed wire");
-                    lock(&peer.wire).refused(Instant::now());
-                    return Ok(self.blobs_over(connection, None, peer));
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-        let connection = self.blob_connection(peer, index).await?;
-        Ok(self.blobs_over(connection, None, peer))
-    }
-
-    fn blobs_over(
-        &self,
-        connection: Connection,
-        frames: Option<Frames>,
-        peer: &Peer,
-    ) -> BlobConnection {
-        let (record, metrics) = (peer.wire.clone(), self.0.metrics.clone());
-        BlobConnection::new(connection, frames, record, metrics)
-    }
-
-    fn decoder_memory(&self, window_log: u32) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(decoder::memory_of(window_log) / 1024).ok()?;
-        self.0.decoders.clone().try_acquire_many_owned(kib).ok()
-    }
-
-    async fn kept(
-        &self,
-        peer: &Peer,
-        kept: &Kept,
-        index: usize,
-        alpn: &[u8],
-    ) -> Result<Connection, Fault> {
-        let mut slot = kept[index % BLOB_CONNECTIONS].lock().await;
-        if let Some(connection) = slot.as_ref()
-            && connection.close_reason().is_none()
-        {
-            return Ok(connection.clone());
-        }
-        let connecting = self.connect(peer.id, alpn).await;
-        let connection = connecting.map_err(ConnectFailure::fault)?;
-        *slot = Some(connection.clone());
-        Ok(connection)
-    }
-
     /// The peer `id`, where it is known.
     pub fn get(&self, id: EndpointId) -> Option<Arc<Peer>> {
         lock(&self.0.peers).get(&id).cloned()
@@ -691,120 +514,6 @@ impl Peers {
     /// Addresses under which this endpoint can be reached, for tickets.
     pub fn own_addr(&self) -> EndpointAddr {
         self.0.endpoint.watch_addr().get()
-    }
-}
-
-impl Peer {
-    /// Counts a request for a blob: they take turns on the connections that are kept.
-    pub fn next_stream(&self) -> usize {
-        self.asked.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The peer's endpoint id.
-    pub fn id(&self) -> EndpointId {
-        self.id
-    }
-
-    /// Reads or changes the record of this peer.
-    pub fn score<T>(&self, f: impl FnOnce(&mut Score) -> T) -> T {
-        f(&mut lock(&self.score))
-    }
-
-    /// Asks for one path; waits for the answer however long it takes (the caller has a deadline).
-    ///
-    /// Returns `None` where the peer can't be asked or its answer was of no use.
-    pub async fn lookup(&self, mode: Mode, path_hash: StorePathHash) -> Option<Claim> {
-        if self.is_down() {
-            return None;
-        }
-        let (wanted, answer) = Wanted::new(mode, path_hash);
-        self.queue.try_send(wanted).ok()?;
-        answer.await.ok()
-    }
-
-    /// Shows this token with each lookup from now on: a ticket of this peer's carried it.
-    pub fn show_token(&self, token: ShareToken) {
-        let mut tokens = lock(&self.tokens);
-        tokens.retain(|known| *known != token);
-        tokens.push(token);
-        if tokens.len() > limits::LOOKUP_MAX_TOKENS {
-            // The oldest one goes.
-            tokens.remove(0);
-        }
-    }
-
-    /// Whether a ticket of this peer's carried the token of a private share.
-    pub fn has_tokens(&self) -> bool {
-        !lock(&self.tokens).is_empty()
-    }
-
-    pub(super) fn tokens(&self) -> Vec<ShareToken> {
-        lock(&self.tokens).clone()
-    }
-
-    /// Notes that a lookup's deadline passed without an answer: it is not asked until it answers a
-    /// probe, which comes the later the more often that happened.
-    pub fn missed_deadline(&self) {
-        if !self.silent.swap(true, Ordering::Relaxed) {
-            self.misses.fetch_add(1, Ordering::Relaxed);
-        }
-        self.retry.notify_one();
-    }
-
-    /// How long it is left alone after it missed a deadline before it is probed.
-    pub(super) fn probe_wait(&self) -> Duration {
-        let misses = self.misses.load(Ordering::Relaxed);
-        let doubled = limits::PROBE_LEAST * (1 << misses.saturating_sub(1).min(10));
-        doubled.min(limits::PROBE_MOST)
-    }
-
-    /// Whether it could not be reached last.
-    pub fn is_down(&self) -> bool {
-        matches!(*self.link.borrow(), Link::Down)
-    }
-
-    /// Whether it could not be reached last, or missed several deadlines in a row.
-    pub fn is_lost(&self) -> bool {
-        self.is_down() || self.misses.load(Ordering::Relaxed) >= limits::MISSES_OF_THE_LOST
-    }
-
-    /// Notes that it answered what it was asked, and not a probe alone.
-    pub(super) fn was_of_use(&self) {
-        self.misses.store(0, Ordering::Relaxed);
-    }
-
-    pub(super) fn answered(&self, latency: Duration) {
-        self.silent.store(false, Ordering::Relaxed);
-        self.other_swarm.store(false, Ordering::Relaxed);
-        self.score(|score| score.success(Some(latency), Instant::now()));
-    }
-
-    pub(super) fn is_silent(&self) -> bool {
-        self.silent.load(Ordering::Relaxed)
-    }
-
-    /// Whether it refused the lookup protocol when it was connected to last.
-    pub fn is_older(&self) -> bool {
-        self.older.load(Ordering::Relaxed)
-    }
-
-    /// Whether it was of another swarm, or without this one's secret, when it was connected to last.
-    pub fn is_of_other_swarm(&self) -> bool {
-        self.other_swarm.load(Ordering::Relaxed)
-    }
-
-    /// Whether a connection to it is open.
-    pub fn is_up(&self) -> bool {
-        matches!(*self.link.borrow(), Link::Up(_))
-    }
-
-    /// Whether nobody but a stranger said so far that it is there: it comes after all others.
-    fn is_hearsay(&self) -> bool {
-        !self.kept.load(Ordering::Relaxed) && matches!(*self.link.borrow(), Link::First)
-    }
-
-    fn is_askable(&self, now: Instant) -> bool {
-        !self.is_silent() && !self.is_down() && !self.score(|score| score.is_backed_off(now))
     }
 }
 

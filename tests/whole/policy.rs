@@ -245,6 +245,37 @@ fn a_key_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn a_key_that_systemd_passes_may_be_readable_by_its_group() {
+    use std::os::unix::fs::PermissionsExt;
+    let a = NixStore::new();
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let file = home.path().join("private-key");
+    let mut generate = peerix(home.path());
+    generate
+        .args(["key", "generate", "--name", "cache-1", "--output"])
+        .arg(&file);
+    run_ok(&mut generate);
+    let path = file.to_str().expect("a path");
+    let passed = |mode| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).expect("our own");
+        PeerOptions::new(&a)
+            .environment(
+                "CREDENTIALS_DIRECTORY",
+                home.path().to_str().expect("a path"),
+            )
+            .flag("private-key", path)
+    };
+    let peer = passed(0o440).start();
+    let key = &peer.json(&["key", "show"])["public_key"];
+    let key = key.as_str().expect("a key");
+    assert!(key.starts_with("cache-1:"), "{key}");
+    drop(peer);
+    let options = passed(0o444);
+    let mut command = options.command(home.path(), &home.path().join("state"));
+    assert!(text_of(&run(&mut command)).contains("chmod 600"));
+}
+
+#[test]
 fn keys_are_made_before_their_machine_and_rotated() {
     let a = NixStore::new();
     let home = tempfile::tempdir().expect("a temporary directory");

@@ -78,7 +78,7 @@ impl Swarm {
             name: id.name().to_owned(),
             systems: vec![system()],
             last_sequence: memory.last_sequence,
-            filter_memory: peerix_gossip::limits::FILTER_MEMORY,
+            index_memory: peerix_gossip::limits::INDEX_MEMORY,
             known,
         };
         let fetch = Arc::new(Inventories::new(endpoint.clone(), id));

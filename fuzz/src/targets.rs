@@ -212,7 +212,7 @@ fn engine(now: Now) -> Engine {
         topic: TOPIC,
         systems: vec!["x86_64-linux".to_owned()],
         last_sequence: 0,
-        filter_memory: 1 << 20,
+        index_memory: 1 << 20,
         seed: 1,
     };
     Engine::new(config, now)

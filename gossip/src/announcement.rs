@@ -10,7 +10,7 @@
 //! rise with the author's clock (`max(clock, last + 1)`), so that no two announcements have the same
 //! bytes: gossip would silently drop the second.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use iroh::{EndpointAddr, EndpointId, RelayUrl, SecretKey, Signature};
@@ -76,12 +76,18 @@ pub struct Announcement {
     pub author: EndpointId,
     /// Its number: larger ones replace smaller ones.
     pub sequence: u64,
-    /// How many seconds after its receipt it is forgotten.
+    /// How many seconds after its receipt it is forgotten, at the earliest: where the swarm turns
+    /// out larger, later.
     pub lifetime: u32,
     /// How many authors its author knows of.
     pub heard: u32,
     /// What it says.
     pub content: Content,
+}
+
+/// A time as it is sent.
+pub(crate) fn seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[derive(Serialize, Deserialize)]

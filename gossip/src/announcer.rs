@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use iroh::{EndpointAddr, EndpointId, TransportAddr};
 use rand::{Rng, RngExt, rngs::ChaCha12Rng};
 
 use crate::{
-    announcement::{Announcement, Content, InventoryBlob, Offer},
+    announcement::{Announcement, Content, InventoryBlob, Offer, seconds},
     changes::{Changes, Tag},
     clock::Now,
     inventory::PathHash,
@@ -44,21 +45,22 @@ pub struct Announcer {
     room: usize,
     /// Since when something is new that no announcement had room for.
     untold_since: Option<Instant>,
-    /// How long the last announcement lives.
-    lifetime: Duration,
-    /// How long the next one waits for the last.
+    /// How long the next one waits for the last, as the swarm was then.
     interval: Duration,
+    /// Of its interval, how much the next one waits.
+    part: f64,
     last_sequence: u64,
     last_sent: Option<(Instant, usize)>,
-    next: Option<Instant>,
     changed_at: Option<Instant>,
     soon: Option<Instant>,
 }
 
-/// An announcement comes after this part of its interval at the earliest, and after
-/// [`JITTER_MOST`] at the latest.
-const JITTER_LEAST: f64 = 0.85;
-const JITTER_MOST: f64 = 1.25;
+/// The parts of its interval after which an announcement comes.
+const PARTS: Range<f64> = 0.85..1.15;
+
+/// The same for the second one. Where many peers start at once, the others heard of all of them in a
+/// moment: that is paid off by silence, and what follows comes evenly.
+const FIRST_PARTS: Range<f64> = 1.0..2.0;
 
 /// The inventory that changes are relative to.
 #[derive(Debug, Default)]
@@ -94,10 +96,9 @@ impl Announcer {
             room: limits::PATHS_WITHOUT_INVENTORY / 2,
             untold_since: None,
             interval: limits::LEAST_INTERVAL,
-            lifetime: limits::LEAST_LIFETIME,
+            part: 1.0,
             last_sequence,
             last_sent: None,
-            next: None,
             changed_at: None,
             soon: None,
         }
@@ -147,7 +148,7 @@ impl Announcer {
         };
         // In a large swarm there may be no room for any change: what has waited for long is told by
         // an inventory.
-        let patience = limits::UNTOLD_MOST.max(self.interval.mul_f64(JITTER_LEAST));
+        let patience = limits::UNTOLD_MOST.max(self.interval.mul_f64(PARTS.start));
         let waits = self
             .untold_since
             .is_some_and(|at| now.saturating_duration_since(at) >= patience);
@@ -202,25 +203,19 @@ impl Announcer {
             return None;
         }
         let soon = self.soon.is_some_and(|at| at <= now.at);
+        // The swarm may have turned out smaller since, or larger: then the others believe longer what
+        // was said last.
         let changed = self.changed_at.is_some_and(|changed| {
             let settled = changed + limits::SETTLE;
             let allowed = self.last_sent.map_or(changed, |(at, size)| {
-                at + pacing::wait_after(size, authors).max(limits::CHANGE_INTERVAL)
+                let wait = pacing::wait_after(size, authors).mul_f64(self.part);
+                at + wait.max(limits::CHANGE_INTERVAL)
             });
             settled.max(allowed) <= now.at && self.soon.is_none()
         });
-        // The swarm may have turned out smaller than it seemed when the time was set.
-        if let (Some(next), Some((at, size))) = (&mut self.next, self.last_sent) {
-            let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
-            *next = (*next).min(at + interval.mul_f64(JITTER_MOST));
-        }
-        // Or larger than it seemed when the time was set.
-        // But what was said last must not expire before it is said again.
-        let spaced = self.last_sent.is_none_or(|(at, size)| {
-            let wait = pacing::wait_after(size, authors).mul_f64(JITTER_LEAST);
-            at + wait.min(self.lifetime.mul_f64(0.7)) <= now.at
+        let heartbeat = self.last_sent.is_some_and(|(at, size)| {
+            at + pacing::interval(size, authors).mul_f64(self.part) <= now.at
         });
-        let heartbeat = spaced && self.next.is_some_and(|at| at <= now.at);
         if !(soon || changed || heartbeat) {
             return None;
         }
@@ -246,15 +241,10 @@ impl Announcer {
     }
 
     /// Notes how many bytes the last announcement took: the next one waits for that.
-    pub fn sent(&mut self, size: usize, authors: usize, rng: &mut impl Rng) {
-        let Some((at, last)) = &mut self.last_sent else {
-            return;
-        };
-        *last = size;
-        let jitter = JITTER_LEAST + (JITTER_MOST - JITTER_LEAST) * rng.random::<f64>();
-        let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
-        let wait = interval.mul_f64(jitter).min(self.lifetime.mul_f64(0.7));
-        self.next = Some(*at + wait);
+    pub fn sent(&mut self, size: usize) {
+        if let Some((_, last)) = &mut self.last_sent {
+            *last = size;
+        }
     }
 
     /// Whether no path came that was not told yet.
@@ -287,23 +277,24 @@ impl Announcer {
         self.room = room;
         let (changes, since) = self.take_changes(room);
         let size = bare + changes.len() * 4;
+        let parts = if self.last_sent.is_none() {
+            FIRST_PARTS
+        } else {
+            PARTS
+        };
+        self.part = rng.random_range(parts);
         self.last_sent = Some((now.at, size));
-        let interval = pacing::wait_after(size, authors).max(limits::LEAST_INTERVAL);
-        self.interval = interval;
+        self.interval = pacing::interval(size, authors);
         self.untold_since = match self.is_all_told() {
             true => None,
             false => Some(self.untold_since.unwrap_or(now.at)),
         };
         self.changed_at = (!self.pending.is_empty()).then_some(now.at);
         self.soon = None;
-        let lifetime = (interval * limits::LIFETIME_INTERVALS)
-            .clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME);
-        self.lifetime = lifetime;
-        self.sent(size, authors, rng);
         Announcement {
             author: self.me,
             sequence: self.last_sequence,
-            lifetime: seconds(lifetime),
+            lifetime: seconds(pacing::lifetime(size, authors)),
             heard: u32::try_from(heard + 1).unwrap_or(u32::MAX),
             content: Content::Offer(Box::new(self.say(changes, since))),
         }
@@ -372,10 +363,6 @@ impl Announcer {
         earlier.extend(chosen);
         (Changes::gather(earlier), since)
     }
-}
-
-fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// What came and went between two sorted sets of paths.

@@ -11,7 +11,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha12Rng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    announcement::{Announcement, InventoryBlob, Refused, Topic, Unverified},
+    announcement::{Announcement, InventoryBlob, Refused, Topic, Unverified, seconds},
     announcer::{Announcer, Offered},
     clock::Now,
     index::{Entry, Heard, Index, Wanted},
@@ -32,8 +32,8 @@ pub struct Config {
     pub systems: Vec<String>,
     /// The number of the last announcement of an earlier run, 0 where it is not known.
     pub last_sequence: u64,
-    /// Bytes of filters to hold.
-    pub filter_memory: usize,
+    /// Bytes that what is known of the others may take, filters included.
+    pub index_memory: usize,
     /// Decides delays and choices.
     pub seed: u64,
 }
@@ -128,7 +128,7 @@ pub struct Engine {
     /// Found otherwise, the latest last.
     seeds: VecDeque<EndpointId>,
     membership: Membership,
-    /// Our last announcement, for the catalogue, and when it expires.
+    /// Our last announcement, for the catalogue, and when it was said.
     own: Option<(Bytes, Instant)>,
     fetches: Allowance,
     catch_up: CatchUp,
@@ -174,7 +174,7 @@ impl Engine {
             .take(limits::MAX_SYSTEMS)
             .collect();
         Self {
-            index: Index::new(me, config.topic, systems.clone(), config.filter_memory),
+            index: Index::new(me, config.topic, systems.clone(), config.index_memory),
             announcer: Announcer::new(me, systems, config.last_sequence),
             secret_key: config.secret_key,
             topic: config.topic,
@@ -240,11 +240,10 @@ impl Engine {
     pub fn page(&self, start: &[u8; 32], now: Instant) -> Page {
         let (mut entries, next) = self.index.page(start, now);
         if *start == [0; 32]
-            && let Some((bytes, expires)) = &self.own
+            && let Some((bytes, said)) = &self.own
         {
-            let remaining = expires.saturating_duration_since(now).as_secs();
             entries.push(Entry {
-                remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+                age: seconds(now.saturating_duration_since(*said)),
                 bytes: bytes.clone(),
             });
         }
@@ -357,10 +356,8 @@ impl Engine {
     fn broadcast(&mut self, announcement: &Announcement, now: Instant) -> Option<Action> {
         match announcement.seal(&self.secret_key, &self.topic) {
             Ok(bytes) => {
-                let authors = self.index.swarm_size();
-                self.announcer.sent(bytes.len(), authors, &mut self.rng);
-                let lifetime = Duration::from_secs(announcement.lifetime.into());
-                self.own = now.checked_add(lifetime).map(|at| (bytes.clone(), at));
+                self.announcer.sent(bytes.len());
+                self.own = Some((bytes.clone(), now));
                 Some(Action::Broadcast(bytes))
             }
             Err(error) => {

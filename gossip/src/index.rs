@@ -65,13 +65,16 @@ pub struct Counters {
     pub too_often: u64,
 }
 
+/// Bytes of memory for one that is gone.
+const GONE: usize = 64;
+
 /// The table. See the module.
 #[derive(Debug)]
 pub struct Index {
     me: EndpointId,
     topic: Topic,
     systems: Vec<String>,
-    filter_memory: usize,
+    memory: usize,
     authors: HashMap<EndpointId, Author>,
     /// Whose filter a blob is; of those that are not held any more until there are too many.
     by_blob: HashMap<BlobHash, EndpointId>,
@@ -81,22 +84,20 @@ pub struct Index {
     changes_bytes: usize,
     /// Who went for others, until it is told.
     displaced: Vec<EndpointId>,
-    /// The longest that anybody is believed after it was heard.
-    longest: Duration,
     interests: Vec<PathHash>,
     counters: Counters,
 }
 
 impl Index {
     /// Makes an empty index of the swarm `topic` for the machine `me`, which runs `systems` and
-    /// holds at most `filter_memory` bytes of filters.
-    pub fn new(me: EndpointId, topic: Topic, systems: Vec<String>, filter_memory: usize) -> Self {
+    /// takes `memory` bytes: filters have what the authors leave of it, and half of it in any case.
+    pub fn new(me: EndpointId, topic: Topic, systems: Vec<String>, memory: usize) -> Self {
         let remembered = NonZeroUsize::new(limits::GONE_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         Self {
             me,
             topic,
             systems,
-            filter_memory,
+            memory,
             authors: HashMap::new(),
             by_blob: HashMap::new(),
             gone: LruCache::new(remembered),
@@ -104,7 +105,6 @@ impl Index {
             catalogue_bytes: 0,
             changes_bytes: 0,
             displaced: Vec::new(),
-            longest: pacing::longest_lifetime(1),
             interests: Vec::new(),
             counters: Counters::default(),
         }
@@ -127,11 +127,11 @@ impl Index {
     fn hear_with(
         &mut self,
         bytes: &Bytes,
-        remaining: Option<u32>,
+        age: Option<u32>,
         rng: &mut ChaCha12Rng,
         now: Instant,
     ) -> Result<Heard, Refused> {
-        let heard = self.judge(bytes, remaining.is_some(), now);
+        let heard = self.judge(bytes, age.is_some(), now);
         let counter = match &heard {
             Ok(_) => &mut self.counters.accepted,
             Err(Refused::Forged) => &mut self.counters.forged,
@@ -140,11 +140,8 @@ impl Index {
             Err(_) => &mut self.counters.malformed,
         };
         *counter += 1;
-        let mut announcement = heard?;
-        if let Some(remaining) = remaining {
-            announcement.lifetime = announcement.lifetime.min(remaining);
-        }
-        Ok(self.accept(announcement, bytes, rng, now))
+        let age = Duration::from_secs(age.unwrap_or(0).into());
+        Ok(self.accept(heard?, bytes, age, rng, now))
     }
 
     /// Cheap checks first; the signature is looked at only where all else is right.
@@ -185,6 +182,7 @@ impl Index {
         &mut self,
         announcement: Announcement,
         bytes: &Bytes,
+        age: Duration,
         rng: &mut ChaCha12Rng,
         now: Instant,
     ) -> Heard {
@@ -210,7 +208,9 @@ impl Index {
         author.last_heard = now;
         author.sequence = announcement.sequence;
         author.heard = announcement.heard;
-        author.expires = author::expiry(now, announcement.lifetime);
+        author.age = age;
+        author.asked = Duration::from_secs(announcement.lifetime.into());
+        author.size = bytes.len();
         author.runs_ours = offer.systems.is_empty()
             || offer
                 .systems
@@ -315,17 +315,19 @@ impl Index {
 
     /// Forgets what expired; returns who is gone since the last call.
     pub fn expire(&mut self, now: Instant) -> Vec<EndpointId> {
-        self.longest = pacing::longest_lifetime(self.swarm_size());
-        let longest = self.longest;
+        let swarm_size = self.swarm_size();
         let expired = self.authors.values_mut().filter_map(|author| {
             author.reconsider(now);
-            (author.expires_within(longest) <= now).then_some((author.id, author.sequence))
+            author
+                .is_expired(swarm_size, now)
+                .then_some((author.id, author.sequence))
         });
         let expired: Vec<_> = expired.collect();
         for (id, sequence) in &expired {
             self.gone.put(*id, *sequence);
             self.remove(*id);
         }
+        self.make_filters_fit(now);
         let mut gone = std::mem::take(&mut self.displaced);
         gone.retain(|id| !self.authors.contains_key(id));
         gone.extend(expired.into_iter().map(|(id, _)| id));
@@ -398,8 +400,12 @@ impl Index {
 
     /// Bytes of memory that the index takes, filters included.
     pub fn memory(&self) -> usize {
-        let authors = self.authors.values().map(Author::memory).sum::<usize>();
-        authors + self.held_bytes + self.gone.len() * 64
+        self.memory_without_filters() + self.held_bytes
+    }
+
+    fn memory_without_filters(&self) -> usize {
+        let each = self.authors.len() * author::MEMORY + self.gone.len() * GONE;
+        each + self.catalogue_bytes + self.changes_bytes
     }
 
     /// The inventory of anyone with this blob hash, where it is held.

@@ -87,8 +87,8 @@ pub const CATALOGUE_MEMORY: usize = 8 * 1024 * 1024;
 /// Authors that left or expired, whose last number is remembered against replays.
 pub const GONE_REMEMBERED: usize = 16 * 1024;
 
-/// Bytes of filters held, where nothing else is said.
-pub const FILTER_MEMORY: usize = 64 * 1024 * 1024;
+/// Bytes that what is known of a swarm takes, filters included, where nothing else is said.
+pub const INDEX_MEMORY: usize = 64 * 1024 * 1024;
 
 /// The share of that which the filter of one author may take at most that never had what it was
 /// asked for, one in so many; and what it may take in any case.
@@ -157,6 +157,9 @@ pub const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The whole catalogue is asked for this often at the most.
 pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long catching up takes at most: [`CATALOGUE_MEMORY`] at [`FETCH_RATE`].
+pub const CATCH_UP_MOST: Duration = Duration::from_secs(128);
 
 /// Pages of one catching up: all authors that can be remembered, at their usual size.
 pub const CATALOGUE_PAGES: usize = 64;

@@ -48,7 +48,32 @@ pub fn cost(size: usize) -> f64 {
 /// them together then send [`limits::ANNOUNCEMENT_RATE`].
 pub fn wait_after(size: usize, authors: usize) -> Duration {
     let seconds = cost(size) * authors.max(1) as f64 / limits::ANNOUNCEMENT_RATE;
-    Duration::from_secs_f64(seconds.min(limits::MOST_LIFETIME.as_secs_f64()))
+    let most = limits::MOST_LIFETIME / limits::LIFETIME_INTERVALS;
+    Duration::from_secs_f64(seconds.min(most.as_secs_f64()))
+}
+
+/// How often an author repeats an announcement of `size` bytes that did not change, in a swarm of
+/// `authors`.
+pub fn interval(size: usize, authors: usize) -> Duration {
+    wait_after(size, authors).max(limits::LEAST_INTERVAL)
+}
+
+/// How long an announcement of `size` bytes must be believed in a swarm of `authors`, if the next
+/// ones may be lost.
+pub fn lifetime(size: usize, authors: usize) -> Duration {
+    let lifetime = interval(size, authors) * limits::LIFETIME_INTERVALS;
+    lifetime.clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME)
+}
+
+/// How long an announcement of `size` bytes is believed in a swarm of `authors` by now, whose author
+/// asked for `asked`.
+///
+/// A swarm that grew since leaves less room for each: its author waits longer than it thought it
+/// would, and is believed as much longer. So nobody has to speak only to stay known.
+pub fn believed(asked: Duration, size: usize, authors: usize) -> Duration {
+    asked
+        .min(longest_lifetime(authors))
+        .max(lifetime(size, authors))
 }
 
 /// How many changes an announcement of `bare` bytes may carry, in a swarm of `authors`.
@@ -63,9 +88,7 @@ pub fn room_for_changes(bare: usize, authors: usize) -> usize {
 /// How long an announcement is believed in a swarm of `authors`, whatever its author says: what even
 /// the largest one needs that is told at the swarm's rate.
 pub fn longest_lifetime(authors: usize) -> Duration {
-    let interval = wait_after(limits::MAX_ANNOUNCEMENT, authors);
-    let longest = interval.saturating_mul(limits::LIFETIME_INTERVALS);
-    longest.clamp(limits::LEAST_LIFETIME, limits::MOST_LIFETIME)
+    lifetime(limits::MAX_ANNOUNCEMENT, authors)
 }
 
 /// How many authors there are, by those heard of and by what each of them says it heard of.
@@ -90,7 +113,7 @@ mod tests {
     fn all_authors_together_stay_within_the_rate_at_any_number() {
         for authors in [1, 10, 100, 1000, 10_000, 100_000, 300_000] {
             let size = 300;
-            let wait = wait_after(size, authors).max(limits::LEAST_INTERVAL);
+            let wait = interval(size, authors);
             let rate = authors as f64 * cost(size) / wait.as_secs_f64();
             assert!(
                 rate <= limits::ANNOUNCEMENT_RATE + 0.01,
@@ -133,6 +156,17 @@ mod tests {
             let longest = longest_lifetime(authors);
             assert!(honest < longest && longest < honest * 3);
         }
+    }
+
+    #[test]
+    fn who_spoke_in_a_small_swarm_is_believed_until_it_speaks_again_in_a_large_one() {
+        for size in [300, limits::MAX_ANNOUNCEMENT] {
+            let asked = lifetime(size, 100);
+            let latest = interval(size, 10_000).mul_f64(1.25);
+            assert!(asked < latest && latest < believed(asked, size, 10_000));
+        }
+        let absurd = believed(Duration::MAX, 300, 10);
+        assert_eq!(absurd, limits::LEAST_LIFETIME);
     }
 
     #[test]

@@ -65,8 +65,8 @@ pub struct Options {
     pub systems: Vec<String>,
     /// The number of the last announcement of an earlier run, 0 where it is not known.
     pub last_sequence: u64,
-    /// Bytes of filters to hold.
-    pub filter_memory: usize,
+    /// Bytes that what is known of the others may take, filters included.
+    pub index_memory: usize,
     /// Where addresses of peers are put for the endpoint to find, and taken away again: the swarm's
     /// alone, so that what it hears displaces nothing that is known from elsewhere.
     pub known: MemoryLookup,
@@ -138,7 +138,7 @@ impl Swarm {
             topic,
             systems: options.systems,
             last_sequence: options.last_sequence,
-            filter_memory: options.filter_memory,
+            index_memory: options.index_memory,
             seed: rand::random(),
         };
         let (inbox, events) = mpsc::channel(limits::QUEUE);

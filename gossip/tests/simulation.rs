@@ -16,6 +16,7 @@ mod overlay;
 mod population;
 
 use overlay::Overlay;
+use peerix_gossip::limits;
 use population::Setting;
 
 fn seed() -> u64 {
@@ -62,7 +63,7 @@ fn a_hundred_peers_stay_within_their_rates_and_find_new_paths_within_minutes() {
     let outcome = population::run(&setting(100, 1.0));
     assert!(outcome.announcements < 2048.0, "{outcome:?}");
     assert!(outcome.announcements_worst < 2048.0, "{outcome:?}");
-    assert!(outcome.fetches < limits_fetch(), "{outcome:?}");
+    assert!(outcome.fetches < limits::FETCH_RATE, "{outcome:?}");
     assert!(outcome.known > 0.97, "{outcome:?}");
     assert!(
         at(&outcome.alone, 0.5) < Duration::from_secs(120),
@@ -73,10 +74,6 @@ fn a_hundred_peers_stay_within_their_rates_and_find_new_paths_within_minutes() {
         outcome.newcomer.unwrap() < Duration::from_secs(10),
         "{outcome:?}"
     );
-}
-
-fn limits_fetch() -> f64 {
-    peerix_gossip::limits::FETCH_RATE
 }
 
 #[test]
@@ -107,6 +104,10 @@ fn table() {
         let factor = overlay.data as f64 / told;
         drop(overlay);
         let outcome = population::run(&setting(peers, 1.5));
+        assert!(outcome.announcements < 2048.0, "{outcome:?}");
+        assert!(outcome.fetches < limits::FETCH_RATE, "{outcome:?}");
+        assert!(outcome.memory <= limits::INDEX_MEMORY, "{outcome:?}");
+        assert!(outcome.known > 0.97, "{outcome:?}");
         let found = |times: &[Duration], never: f64| {
             format!(
                 "{} s, {} s, {:.0} %",

@@ -81,7 +81,7 @@ impl Claimant {
                 name: SWARM.to_owned(),
                 systems: vec!["x86_64-linux".to_owned()],
                 last_sequence: 0,
-                filter_memory: 1 << 20,
+                index_memory: 1 << 20,
                 known: lookup,
             };
             let (swarm, _changes) =
@@ -259,7 +259,7 @@ pub fn announcement_of(seed: u16, mut paths: Vec<PathHash>) -> Bytes {
         topic: topic(SWARM),
         systems: vec!["x86_64-linux".to_owned()],
         last_sequence: 0,
-        filter_memory: 1 << 20,
+        index_memory: 1 << 20,
         seed: seed.into(),
     };
     let mut engine = Engine::new(config, start);

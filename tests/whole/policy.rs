@@ -265,11 +265,8 @@ fn a_key_that_systemd_passes_may_be_readable_by_its_group() {
             )
             .flag("private-key", path)
     };
-    let peer = passed(0o440).start();
-    let key = &peer.json(&["key", "show"])["public_key"];
-    let key = key.as_str().expect("a key");
-    assert!(key.starts_with("cache-1:"), "{key}");
-    drop(peer);
+    // It would end at once if it refused the key.
+    drop(passed(0o440).start());
     let options = passed(0o444);
     let mut command = options.command(home.path(), &home.path().join("state"));
     assert!(text_of(&run(&mut command)).contains("chmod 600"));

@@ -56,7 +56,7 @@ fn run(
         let announcement = announcer.due(authors, authors, &mut rng, at(start, second))?;
         let key = iroh::SecretKey::from_bytes(&[1; 32]);
         let size = announcement.seal(&key, &[7; 32]).unwrap().len();
-        announcer.sent(size, authors, &mut rng);
+        announcer.sent(size);
         Some((second, announcement))
     };
     seconds.filter_map(due).collect()
@@ -209,7 +209,9 @@ fn in_a_large_swarm_it_speaks_rarely_and_its_announcements_live_long_enough() {
         let rate = bytes / (hours * 3600) as f64 * authors as f64;
         assert!(rate < 1.1 * limits::ANNOUNCEMENT_RATE, "{authors}: {rate}");
         for pair in told.windows(2) {
-            assert!(pair[1].0 - pair[0].0 < u64::from(pair[0].1.lifetime));
+            let asked = Duration::from_secs(pair[0].1.lifetime.into());
+            let believed = pacing::believed(asked, size, authors);
+            assert!(pair[1].0 - pair[0].0 < believed.as_secs());
         }
     }
 }
@@ -221,8 +223,11 @@ fn nobody_expires_where_the_swarm_turns_out_larger_than_it_seemed() {
     announcer.offer(paths(0..5), true, start);
     announcer.hurry(&mut rng(), start);
     let first = run(&mut announcer, start, 0..30, 1).remove(0);
-    let second = run(&mut announcer, start, 30..10_000, 20_000).remove(0);
-    assert!(second.0 - first.0 < u64::from(first.1.lifetime));
+    let second = run(&mut announcer, start, 30..20_000, 20_000).remove(0);
+    let silence = Duration::from_secs(second.0 - first.0);
+    let asked = Duration::from_secs(first.1.lifetime.into());
+    assert!(asked < silence, "it need not speak only to stay known");
+    assert!(silence < pacing::believed(asked, 240, 20_000));
 }
 
 #[test]

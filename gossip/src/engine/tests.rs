@@ -27,7 +27,7 @@ fn engine(number: u8, now: Now) -> Engine {
         topic: TOPIC,
         systems: vec!["x86_64-linux".into()],
         last_sequence: 0,
-        filter_memory: 1 << 20,
+        index_memory: 1 << 20,
         seed: number.into(),
     };
     Engine::new(config, now)
@@ -107,7 +107,7 @@ fn a_newcomer_asks_a_neighbour_for_what_it_knows_page_by_page() {
     let bytes = empty_offer(&author, 1).seal(&author, &TOPIC).unwrap();
     let page = |next| {
         let entries = vec![Entry {
-            remaining: 600,
+            age: 0,
             bytes: bytes.clone(),
         }];
         let next = Some(next);

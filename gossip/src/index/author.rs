@@ -15,7 +15,7 @@ use crate::{
     changes::{Changes, Tag},
     inventory::{Inventory, PathHash},
     limits,
-    pacing::Allowance,
+    pacing::{self, Allowance},
 };
 
 /// How much of what we want a peer is taken to have before its filter was seen, in answers.
@@ -26,6 +26,10 @@ const OVERLAP_HOPE: f32 = 1.0;
 
 /// How much a peer for another system is worth less.
 const OTHER_SYSTEM: f32 = 0.5;
+
+/// Bytes of memory that an author takes, beside its filter, its changes and its announcement's
+/// bytes: its record and some addresses.
+pub(super) const MEMORY: usize = size_of::<Author>() + 4 * 64;
 
 /// A filter, and what it is.
 #[derive(Debug)]
@@ -46,8 +50,12 @@ pub(super) struct Author {
     pub(super) heard: u32,
     pub(super) first_heard: Instant,
     pub(super) last_heard: Instant,
-    /// When it expires, by its own word.
-    pub(super) expires: Instant,
+    /// How long before that it spoke, where its words came by others.
+    pub(super) age: Duration,
+    /// How long it asked to be believed after it spoke.
+    pub(super) asked: Duration,
+    /// Bytes of its last announcement.
+    pub(super) size: usize,
     pub(super) addr: EndpointAddr,
     pub(super) runs_ours: bool,
     pub(super) announced: Option<(InventoryBlob, u64)>,
@@ -87,7 +95,9 @@ impl Author {
             heard: 0,
             first_heard: now,
             last_heard: now,
-            expires: now,
+            age: Duration::ZERO,
+            asked: Duration::ZERO,
+            size: 0,
             addr: EndpointAddr::new(id),
             runs_ours: true,
             announced: None,
@@ -164,10 +174,20 @@ impl Author {
         self.changes.memory()
     }
 
-    /// When it is forgotten, where nobody is believed for longer than `longest`.
-    pub(super) fn expires_within(&self, longest: Duration) -> Instant {
-        let latest = self.last_heard.checked_add(longest);
-        latest.map_or(self.expires, |latest| latest.min(self.expires))
+    /// How long ago it spoke.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        let since = now.saturating_duration_since(self.last_heard);
+        since.saturating_add(self.age)
+    }
+
+    /// Whether it is to be forgotten, in a swarm of `authors`.
+    ///
+    /// What a neighbour handed on is believed for a moment in any case: who catches up does not know
+    /// yet how many authors there are.
+    pub(super) fn is_expired(&self, authors: usize, now: Instant) -> bool {
+        let received = now.saturating_duration_since(self.last_heard);
+        received >= limits::CATCH_UP_MOST
+            && self.silent_for(now) >= pacing::believed(self.asked, self.size, authors)
     }
 
     /// Keeps the offer's changes alone.
@@ -358,16 +378,4 @@ impl Author {
     pub(super) fn held_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.size)
     }
-
-    /// Bytes of memory beside the filter.
-    pub(super) fn memory(&self) -> usize {
-        let addresses = self.addr.addrs.len() * 64;
-        size_of::<Self>() + addresses + self.raw.len() + self.changes.memory()
-    }
-}
-
-/// When something that is heard now and lives so many seconds expires.
-pub(super) fn expiry(now: Instant, lifetime: u32) -> Instant {
-    let lifetime = Duration::from_secs(lifetime.into()).min(limits::MOST_LIFETIME);
-    now.checked_add(lifetime).unwrap_or(now)
 }

@@ -11,13 +11,13 @@ use rand::rngs::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Heard, Index};
-use crate::limits;
+use crate::{announcement::seconds, limits};
 
 /// One author's last announcement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Seconds until it expires here: what is handed on does not live anew.
-    pub remaining: u32,
+    /// Seconds since its author said it: what is handed on does not live anew.
+    pub age: u32,
     /// Its bytes.
     pub bytes: Bytes,
 }
@@ -41,12 +41,8 @@ impl Index {
                 return (entries, last);
             }
             last = Some(*author.id.as_bytes());
-            let remaining = author
-                .expires_within(self.longest)
-                .saturating_duration_since(now)
-                .as_secs();
             entries.push(Entry {
-                remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+                age: seconds(author.silent_for(now)),
                 bytes: author.raw.clone(),
             });
         }
@@ -60,7 +56,6 @@ impl Index {
         rng: &mut ChaCha12Rng,
         now: Instant,
     ) -> Option<Heard> {
-        self.hear_with(&entry.bytes, Some(entry.remaining), rng, now)
-            .ok()
+        self.hear_with(&entry.bytes, Some(entry.age), rng, now).ok()
     }
 }

@@ -121,7 +121,7 @@ impl Index {
         replaced: usize,
         now: Instant,
     ) -> bool {
-        let free = (self.filter_memory + replaced).saturating_sub(self.held_bytes);
+        let free = (self.filter_memory() + replaced).saturating_sub(self.held_bytes);
         if size <= free {
             return true;
         }
@@ -141,18 +141,40 @@ impl Index {
         if !self.has_room(id, worth, size, replaced, now) {
             return false;
         }
-        let mut lesser: Vec<(f32, EndpointId)> = self
-            .lesser(id, worth, now)
-            .map(|author| (author.worth_now(now), author.id))
-            .collect();
-        lesser.sort_by(|a, b| a.0.total_cmp(&b.0));
-        for (_, lesser) in lesser {
-            if self.held_bytes + size <= self.filter_memory + replaced {
+        let lesser = self.lesser(id, worth, now);
+        let lesser = lesser.map(|author| worth_and_id(author, now)).collect();
+        let most = (self.filter_memory() + replaced).saturating_sub(size);
+        self.drop_until(most, lesser);
+        true
+    }
+
+    /// Drops the least useful filters where the authors that are known leave less room by now.
+    pub(super) fn make_filters_fit(&mut self, now: Instant) {
+        let most = self.filter_memory();
+        if self.held_bytes > most {
+            let all = self
+                .authors
+                .values()
+                .filter(|author| author.held_bytes() > 0);
+            self.drop_until(most, all.map(|author| worth_and_id(author, now)).collect());
+        }
+    }
+
+    /// Drops filters of these, the least useful first, until at most so many bytes are held.
+    fn drop_until(&mut self, most: usize, mut of: Vec<(f32, EndpointId)>) {
+        of.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, id) in of {
+            if self.held_bytes <= most {
                 break;
             }
-            self.drop_held(lesser);
+            self.drop_held(id);
         }
-        true
+    }
+
+    /// Bytes that filters may take.
+    fn filter_memory(&self) -> usize {
+        let left = self.memory.saturating_sub(self.memory_without_filters());
+        left.max(self.memory / 2)
     }
 
     /// Lets go of the filter of an author, where there is one.
@@ -171,8 +193,12 @@ impl Index {
 
     /// Bytes that the filter of an author may take which never had what it was asked for.
     fn share_of_a_stranger(&self) -> usize {
-        (self.filter_memory / limits::STRANGERS).max(limits::STRANGERS_FILTER)
+        (self.memory / limits::STRANGERS).max(limits::STRANGERS_FILTER)
     }
+}
+
+fn worth_and_id(author: &Author, now: Instant) -> (f32, EndpointId) {
+    (author.worth_now(now), author.id)
 }
 
 /// What an inventory is as a blob.

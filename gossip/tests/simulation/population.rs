@@ -22,6 +22,8 @@ const FILTER: u32 = 50_000;
 /// Paths that each peer of the simulation really has; changes are those of 20,000, so that a path
 /// stays for 35 minutes.
 const PATHS: usize = 600;
+/// Bytes of an announcement in a catalogue.
+const MESSAGE: usize = 350;
 /// 5 % of 20,000 come in an hour, and as many go, once a minute.
 const CHANGES_A_MINUTE: usize = 17;
 
@@ -70,6 +72,8 @@ struct Speaker {
     heard: Vec<u64>,
     heard_count: usize,
     speaks: bool,
+    /// When it has a neighbour's catalogue.
+    learns_at: Option<u64>,
 }
 
 struct Observer {
@@ -142,7 +146,7 @@ impl<'a> Population<'a> {
                 topic: TOPIC,
                 systems: vec!["x86_64-linux".into()],
                 last_sequence: 0,
-                filter_memory: limits::FILTER_MEMORY,
+                index_memory: limits::INDEX_MEMORY,
                 seed: setting.seed + number as u64,
             };
             let paths = population.some_paths(PATHS);
@@ -196,6 +200,7 @@ impl<'a> Population<'a> {
             heard: vec![0; (self.setting.peers + 64).div_ceil(64)],
             heard_count: 0,
             speaks: false,
+            learns_at: None,
         }
     }
 
@@ -210,8 +215,10 @@ impl<'a> Population<'a> {
             for (slot, start) in starts.iter().enumerate() {
                 if *start == self.second {
                     self.begin(slot);
+                    self.speakers[slot].learns_at = Some(self.second + self.catalogue_takes());
                 }
             }
+            self.learn();
             self.change();
             self.churn();
             self.speak();
@@ -228,6 +235,43 @@ impl<'a> Population<'a> {
         let speaker = &mut self.speakers[slot];
         speaker.speaks = true;
         speaker.announcer.hurry(&mut self.rng, at);
+    }
+
+    /// Seconds in which the announcements of all who speak are fetched from a neighbour.
+    fn catalogue_takes(&self) -> u64 {
+        let known = self.speakers.iter().filter(|speaker| speaker.speaks);
+        2 + (known.count() * MESSAGE) as u64 / limits::FETCH_RATE as u64
+    }
+
+    /// A newcomer knows who its neighbour knows once it has its catalogue.
+    fn learn(&mut self) {
+        for slot in 0..self.speakers.len() {
+            if self.speakers[slot]
+                .learns_at
+                .is_none_or(|at| at > self.second)
+            {
+                continue;
+            }
+            self.speakers[slot].learns_at = None;
+            let from = loop {
+                let from = self.rng.random_range(0..self.speakers.len());
+                if self.speakers[from].speaks {
+                    break from;
+                }
+            };
+            let mut heard = self.speakers[from].heard.clone();
+            heard[from / 64] |= 1 << (from % 64);
+            let speaker = &mut self.speakers[slot];
+            for (mine, theirs) in speaker.heard.iter_mut().zip(heard) {
+                *mine |= theirs;
+            }
+            speaker.heard[slot / 64] &= !(1 << (slot % 64));
+            speaker.heard_count = speaker
+                .heard
+                .iter()
+                .map(|bits| bits.count_ones() as usize)
+                .sum();
+        }
     }
 
     /// Each peer's paths change once a minute.
@@ -336,7 +380,7 @@ impl<'a> Population<'a> {
                 .due(authors, authors - 1, &mut self.rng, now);
             if let Some(announcement) = due {
                 let bytes = announcement.seal(&speaker.key, &TOPIC).unwrap();
-                speaker.announcer.sent(bytes.len(), authors, &mut self.rng);
+                speaker.announcer.sent(bytes.len());
                 self.deliver(slot, &bytes);
             }
         }

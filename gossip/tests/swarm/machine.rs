@@ -131,7 +131,7 @@ impl Machine {
             name: name.into(),
             systems: vec!["x86_64-linux".into()],
             last_sequence: 0,
-            filter_memory: limits::FILTER_MEMORY,
+            index_memory: limits::INDEX_MEMORY,
             known: lookup,
         };
         let fetch = Arc::new(FromTable(fetches.clone()));

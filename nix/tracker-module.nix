@@ -122,7 +122,7 @@ in
       example = "/var/lib/acme/relay.example.org/cert.pem";
       description = ''
         The relay's certificate (PEM), with which it needs no proxy and tells peers their addresses
-        over QUIC. systemd reads it for the tracker.
+        over QUIC. systemd reads it for the tracker, once: restart that when it is renewed.
       '';
     };
 

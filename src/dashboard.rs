@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::events::Hub;
+use crate::clock::unix_now;
 use crate::report::{PeersReport, Report};
-use crate::stats::{Stats, history::Span, unix_now};
+use crate::stats::{Stats, history::Span};
 
 /// Paths in each list of those that were asked for, and served, most.
 const TOP_SHOWN: usize = 10;

@@ -9,6 +9,7 @@
 pub mod announcing;
 pub mod authorities;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;

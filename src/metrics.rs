@@ -377,7 +377,7 @@ impl Metrics {
     }
 }
 
-fn registered<M>(registry: &mut Registry, name: &str, help: &str) -> M
+pub(crate) fn registered<M>(registry: &mut Registry, name: &str, help: &str) -> M
 where
     M: Default + Clone + prometheus_client::registry::Metric,
 {

@@ -11,7 +11,6 @@ mod older;
 pub mod top;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +19,7 @@ use self::{
     history::{Bin, History},
     top::Top,
 };
-use crate::{metrics::Miss, report::BySource};
+use crate::{clock::unix_now, metrics::Miss, report::BySource};
 
 /// Paths of which it is known how often they were asked for, and served.
 const TOP_PATHS: usize = 256;
@@ -205,14 +204,6 @@ impl Stats {
 #[must_use]
 pub fn short(id: &str) -> &str {
     id.get(..16).unwrap_or(id)
-}
-
-/// Seconds since 1970.
-#[must_use]
-pub fn unix_now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::service::Service;
 use self::{
     core::Tracker,
     http::{Face, FaceOptions},
-    relay::{Announced, Relay, RelayOptions},
+    relay::{Relay, RelayOptions},
     storage::{Storage, postgres::Postgres, sqlite::Sqlite},
 };
 
@@ -82,8 +82,7 @@ pub async fn run(
     tracing::info!(%address, database = storage.kind(), "the tracker runs");
     let relay = match config.relay {
         Some(options) => {
-            let announced = Arc::clone(&tracker) as Arc<dyn Announced>;
-            let announced = config.relay_announced_only.then_some(announced);
+            let announced = config.relay_announced_only.then(|| Arc::clone(&tracker));
             Some(Relay::start(options, announced).await?)
         }
         None => None,
@@ -98,11 +97,12 @@ pub async fn run(
         let face = Arc::clone(&face);
         async move { face.keep().await }
     });
+    face.rely_on(vec![keeping.abort_handle(), tidying.abort_handle()]);
     service.ready(address);
     ready();
     let (served, ()) = tokio::join!(
-        http::serve(listener, face),
-        service.keep_alive(|| true, &stop)
+        http::serve(listener, Arc::clone(&face)),
+        service.keep_alive(|| face.is_alive(), &stop)
     );
     service.stopping();
     if let Some(relay) = relay {

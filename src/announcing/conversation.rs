@@ -17,13 +17,14 @@ use super::{
     backoff::{Backoff, spread},
     http::RequestError,
     limits,
-    memory::{OLDER_TRACKER, unix_millis, unix_seconds},
+    memory::OLDER_TRACKER,
     older,
     session::{Next, Paths, Say, Word},
     signed::{self, Outcome},
     whereabouts::Whereabouts,
 };
 use crate::{
+    clock::{unix_millis, unix_seconds},
     config::Relay,
     tracker::api::{RelayInfo, TrackerId, TrackerInfo},
 };

@@ -1,9 +1,6 @@
 //! What trackers know of this machine, from one start to the next.
 
-use std::{
-    collections::HashMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, time::UNIX_EPOCH};
 
 use peerix_gossip::PathHash;
 use peerix_store::nix::StorePathHash;
@@ -70,23 +67,10 @@ pub(super) fn read_older(state_dir: &StateDir) -> Option<Known> {
 /// What a tracker without an id of its own is remembered as.
 pub(super) const OLDER_TRACKER: &str = "older";
 
-/// Seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
-/// Milliseconds since 1970.
-pub(super) fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::unix_seconds;
 
     fn state_dir() -> (tempfile::TempDir, StateDir) {
         let directory = tempfile::tempdir().unwrap();

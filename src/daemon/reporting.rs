@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::node::Node;
 use crate::{
     announcing::Trackers,
+    clock::unix_now,
     config::Mode,
     dashboard::{PeersQuery, View, pages},
     http::StatusSource,
@@ -25,7 +26,7 @@ use crate::{
         BySource, HashingReport, NodeReport, PeerReport, PeersReport, Report, ScanReport,
         StoreReport, TrafficReport,
     },
-    stats::{self, Stats, unix_now},
+    stats::{self, Stats},
     swarm::Swarm,
     transfer::provided::Rate,
 };

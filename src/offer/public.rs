@@ -7,7 +7,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -16,6 +16,7 @@ use peerix_store::nix::{NarHash, PathInfo, StorePathHash};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::unix_seconds,
     narinfo::well_formed_signatures,
     state_dir::{StateDir, StateDirError},
 };
@@ -110,7 +111,7 @@ impl PublicPaths {
         match state_dir.read_file(FILE, MAX_FILE_SIZE) {
             Ok(Some(bytes)) => paths.take(&bytes),
             Ok(None) => match state_dir.read_file(OLDER_FILE, MAX_FILE_SIZE) {
-                Ok(older) => paths.take_older(&older.unwrap_or_default(), unix_now()),
+                Ok(older) => paths.take_older(&older.unwrap_or_default(), unix_seconds()),
                 Err(error) => tracing::debug!(%error, "the older filter cache is not read"),
             },
             Err(error) => tracing::warn!(%error, "what the upstream has is asked again"),
@@ -145,7 +146,7 @@ impl PublicPaths {
 
     /// Remembers what an upstream said of a path of this machine.
     pub fn note(&self, info: &PathInfo, asked: Asked) {
-        self.note_at(info, asked, unix_now());
+        self.note_at(info, asked, unix_seconds());
     }
 
     fn note_at(&self, info: &PathInfo, asked: Asked, now: u64) {
@@ -172,7 +173,7 @@ impl PublicPaths {
     /// not asked lately.
     #[must_use]
     pub fn signatures(&self, info: &PathInfo) -> Option<Vec<String>> {
-        self.signatures_at(info, unix_now())
+        self.signatures_at(info, unix_seconds())
     }
 
     fn signatures_at(&self, info: &PathInfo, now: u64) -> Option<Vec<String>> {
@@ -198,7 +199,7 @@ impl PublicPaths {
     /// Whether an upstream is to be asked for the path: it wasn't, or the answer is getting old.
     #[must_use]
     pub fn is_due(&self, info: &PathInfo) -> bool {
-        self.is_due_at(info, unix_now())
+        self.is_due_at(info, unix_seconds())
     }
 
     fn is_due_at(&self, info: &PathInfo, now: u64) -> bool {
@@ -261,12 +262,6 @@ fn agrees(ours: &PathInfo, theirs: &PathInfo) -> bool {
         && ours.nar_hash == theirs.nar_hash
         && ours.nar_size == theirs.nar_size
         && ours.references == theirs.references
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 //! The rules are functions of what is known and the date; [`crate::machine`] watches the machine,
 //! and the daemon keeps what was used over restarts.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::clock::unix_seconds;
 
 /// When to upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +189,7 @@ impl UploadGate {
     /// [`UploadsClosed`], which says why not.
     pub fn check(&self) -> Result<(), UploadsClosed> {
         let state = self.state();
-        decide(&state.rules, &state.machine, &state.record, unix_now())
+        decide(&state.rules, &state.machine, &state.record, unix_seconds())
     }
 
     /// Counts bytes that are about to be uploaded.
@@ -199,7 +198,7 @@ impl UploadGate {
     /// [`UploadsClosed`]: they are not to be, and don't count.
     pub fn pass(&self, bytes: u64) -> Result<(), UploadsClosed> {
         let mut state = self.state();
-        decide(&state.rules, &state.machine, &state.record, unix_now())?;
+        decide(&state.rules, &state.machine, &state.record, unix_seconds())?;
         state.record.add(bytes);
         state.is_changed = true;
         Ok(())
@@ -242,7 +241,7 @@ impl UploadGate {
 
     /// Uploads nothing for so many seconds, or until somebody resumes.
     pub fn pause(&self, seconds: Option<u64>) {
-        let until = seconds.map_or(u64::MAX, |seconds| unix_now().saturating_add(seconds));
+        let until = seconds.map_or(u64::MAX, |seconds| unix_seconds().saturating_add(seconds));
         self.set_paused_until(Some(until));
     }
 
@@ -275,7 +274,7 @@ impl UploadGate {
         let paused_until = state
             .record
             .paused_until
-            .filter(|until| *until > unix_now() && *until != u64::MAX);
+            .filter(|until| *until > unix_seconds() && *until != u64::MAX);
         serde_json::json!({
             "closed": check.err().map(|reason| reason.to_string()),
             "paused_until": paused_until,
@@ -289,12 +288,6 @@ impl UploadGate {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -1,22 +1,22 @@
 //! The tracker itself: what is kept and what is answered from, held together.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
-use iroh::EndpointId;
+use peerix_store::nix::StorePathHash;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::api::AnnounceKind;
 use super::directory::{Directory, Fill};
 use super::limits;
-use super::relay::Announced;
 use super::storage::{
-    Contents, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange, Storage,
-    StorageError,
+    Contents, HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange,
+    Storage, StorageError,
 };
+use crate::clock::unix_now;
 
 /// Writers of one holder wait for each other, so that memory changes in the order of the database;
 /// those of most others go beside them.
@@ -30,15 +30,19 @@ pub struct Tracker {
     /// Held for reading by who changes one holder, for writing by who changes any.
     changing: tokio::sync::RwLock<()>,
     lanes: Vec<tokio::sync::Mutex<()>>,
-    trouble: Mutex<Option<StorageError>>,
+    /// What could not be taken up for want of names, and is tried again.
+    owed: Mutex<Vec<Holding>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
-/// The time, in seconds since 1970.
-#[must_use]
-pub fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+/// What is wrong with the database.
+#[derive(Debug)]
+struct Trouble {
+    error: StorageError,
+    /// When it was seen last.
+    last: Instant,
+    /// Whether something was written since.
+    is_over: bool,
 }
 
 fn lifetimes() -> Lifetimes {
@@ -46,6 +50,7 @@ fn lifetimes() -> Lifetimes {
         signed: limits::SIGNED_TTL.as_secs_f64(),
         older: limits::OLDER_TTL.as_secs_f64(),
         memory: limits::REMEMBER.as_secs_f64(),
+        transfers: limits::TRANSFERS_TTL.as_secs_f64(),
     }
 }
 
@@ -59,6 +64,7 @@ impl Tracker {
             directory: RwLock::default(),
             changing: tokio::sync::RwLock::default(),
             lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
+            owed: Mutex::default(),
             trouble: Mutex::default(),
             storage,
         };
@@ -103,10 +109,10 @@ impl Tracker {
     /// What is wrong with the database, where something is.
     #[must_use]
     pub fn trouble(&self) -> Option<StorageError> {
-        self.trouble
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = trouble.as_ref()?;
+        let lasts = !trouble.is_over && trouble.last.elapsed() < limits::TROUBLE_LASTS;
+        lasts.then(|| trouble.error.clone())
     }
 
     /// Takes up a signed announcement. It is taken up as a whole, however soon the caller goes.
@@ -114,8 +120,9 @@ impl Tracker {
     /// # Errors
     /// Where the database fails, or there is no room; then nothing changed.
     pub async fn announce(self: &Arc<Self>, change: SignedChange) -> Result<Outcome, StorageError> {
-        self.require_room(change.added.len())?;
-        let lane = lane_of(&change.endpoint);
+        let key = HolderKey::Signed(change.endpoint);
+        self.require_room(&key, &change.added, change.kind == AnnounceKind::Full)?;
+        let lane = lane_of(&key);
         self.in_lane(lane, async move |tracker| {
             let outcome = tracker.storage.announce(change).await?;
             tracker.take(&outcome).await?;
@@ -132,8 +139,9 @@ impl Tracker {
         self: &Arc<Self>,
         change: OlderChange,
     ) -> Result<Outcome, StorageError> {
-        self.require_room(change.added.len())?;
-        let lane = lane_of(&change.peer_id);
+        let key = HolderKey::Older(change.peer_id.clone());
+        self.require_room(&key, &change.added, change.replaces)?;
+        let lane = lane_of(&key);
         self.in_lane(lane, async move |tracker| {
             let outcome = tracker.storage.announce_older(change).await?;
             tracker.take(&outcome).await?;
@@ -147,55 +155,94 @@ impl Tracker {
     /// # Errors
     /// Where the database fails.
     pub async fn put_node(self: &Arc<Self>, node: OlderNode) -> Result<(), StorageError> {
-        let lane = lane_of(&node.peer_id);
+        let lane = lane_of(&HolderKey::Older(node.peer_id.clone()));
         self.in_lane(lane, async move |tracker| {
             if let Some(holding) = tracker.storage.put_node(node).await? {
-                tracker.take_holding(holding, HashMap::new()).await?;
+                tracker.take_up(vec![holding], &HashMap::new()).await?;
             }
             Ok(())
         })
         .await
     }
 
-    /// Notes how something on the database went, for [`Tracker::trouble`] and the log.
+    /// Notes how reading from the database went, for [`Tracker::trouble`] and the log.
     ///
     /// # Errors
     /// As it was.
     pub fn note<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        self.note_as(result, false)
+    }
+
+    /// Notes how writing to the database went: where it did, whatever was wrong with it is over.
+    ///
+    /// # Errors
+    /// As it was.
+    pub fn note_written<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        self.note_as(result, true)
+    }
+
+    fn note_as<T>(
+        &self,
+        result: Result<T, StorageError>,
+        is_written: bool,
+    ) -> Result<T, StorageError> {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         match &result {
             Ok(_) => {
-                if trouble.take().is_some() {
+                if let Some(known) = trouble.as_mut() {
+                    known.is_over |= is_written;
+                }
+                // Not sooner: what fails now and then would fill the log.
+                let is_past = |known: &mut Trouble| known.last.elapsed() >= limits::TROUBLE_LASTS;
+                if trouble.take_if(is_past).is_some() {
                     tracing::warn!("the tracker's database works again");
                 }
             }
-            // Too much to do passes by itself, and clients could have it logged at will.
-            Err(StorageError::Busy) => {}
+            // Too much to do passes by itself, and clients could have it logged at will; the others
+            // are theirs.
+            Err(StorageError::Busy | StorageError::TooManyPaths | StorageError::Unfit(_)) => {}
             Err(error) => {
-                if trouble.as_ref() != Some(error) {
+                let kind = std::mem::discriminant(error);
+                let is_known = trouble
+                    .as_ref()
+                    .is_some_and(|known| std::mem::discriminant(&known.error) == kind);
+                if !is_known {
                     tracing::error!("{error}");
-                    *trouble = Some(error.clone());
                 }
+                *trouble = Some(Trouble {
+                    error: error.clone(),
+                    last: Instant::now(),
+                    is_over: false,
+                });
             }
         }
         result
     }
 
-    /// Looks for the silent, for what others wrote and for hashes that nobody has, until `stop`.
+    /// Looks for the silent, for what others wrote and for what nobody needs, until `stop`.
     pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let mut expire = every(limits::EXPIRE_EVERY);
+        let mut tidy = every(limits::TIDY_EVERY);
         let mut collect = every(limits::COLLECT_EVERY);
         let mut sync = every(limits::SYNC_EVERY);
         loop {
+            // What fails is in the log.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 _ = expire.tick() => {
-                    // It is in the log.
-                    let _noted = self.note(self.expire(now()).await);
+                    let _noted = self.note(self.expire(unix_now()).await);
                 }
                 _ = collect.tick() => {
-                    let _noted = self.note(self.storage.collect_hashes().await);
+                    let _noted = self.note(self.collect().await);
+                }
+                _ = tidy.tick() => {
+                    let hashes = self.storage.tidy(unix_now(), lifetimes(), limits::KEPT).await;
+                    let used = self.fill().paths;
+                    let most = used.saturating_mul(2).saturating_add(limits::UNUSED_HASHES);
+                    if self.note(hashes).is_ok_and(|hashes| hashes > most) {
+                        let _noted = self.note(self.collect().await);
+                    }
                 }
                 _ = sync.tick(), if self.storage.is_shared() => {
                     let _noted = self.note(self.sync().await);
@@ -209,14 +256,21 @@ impl Tracker {
     /// # Errors
     /// Where the database fails.
     pub async fn expire(&self, now: f64) -> Result<usize, StorageError> {
-        let _alone = self.changing.write().await;
+        // Who announces itself in between has a higher revision, and stays.
         let gone = self.storage.expire(now, lifetimes()).await?;
-        let mut directory = self.change();
         for holder in &gone {
-            directory.remove(holder);
+            self.change().remove(holder);
         }
-        directory.forget_empty_swarms();
+        self.change().forget_empty_swarms();
         Ok(gone.len())
+    }
+
+    /// Drops hashes that nobody has.
+    async fn collect(&self) -> Result<u64, StorageError> {
+        // A number that is free again must not mean another path to somebody who is on the way
+        // from the database to memory.
+        let _alone = self.changing.write().await;
+        self.storage.collect_hashes().await
     }
 
     /// Takes up what other trackers wrote to the same database.
@@ -225,17 +279,67 @@ impl Tracker {
     /// Where the database fails.
     pub async fn sync(&self) -> Result<(), StorageError> {
         let _alone = self.changing.write().await;
-        let mut contents = self.storage.changes().await?;
-        let unknown = self.change().take_contents(contents.clone());
-        if !unknown.is_empty() {
-            contents.hashes = self.storage.hashes(unknown).await?;
-            self.change().take_contents(contents);
+        let mut holdings = std::mem::take(&mut *self.owed());
+        match self.storage.changes().await {
+            Ok(changes) => holdings.extend(changes.holdings),
+            Err(error) => {
+                self.owed().extend(holdings);
+                return Err(error);
+            }
         }
-        Ok(())
+        self.take_up(holdings, &HashMap::new()).await
     }
 
-    fn require_room(&self, paths: usize) -> Result<(), StorageError> {
-        if self.directory().has_room_for(paths) {
+    /// Takes up holders, asking for the names of paths that are not known; where that fails they
+    /// are owed.
+    async fn take_up(
+        &self,
+        holdings: Vec<Holding>,
+        names: &HashMap<u32, StorePathHash>,
+    ) -> Result<(), StorageError> {
+        let mut unknown = Vec::new();
+        let mut nameless = Vec::new();
+        for holding in holdings {
+            let missing = self.change().take(holding.clone(), names);
+            if !missing.is_empty() {
+                unknown.extend(missing);
+                nameless.push(holding);
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        // Other trackers wrote them.
+        match self.storage.hashes(unknown).await {
+            Ok(hashes) => {
+                self.change().take_contents(Contents {
+                    hashes,
+                    holdings: nameless,
+                });
+                Ok(())
+            }
+            Err(error) => {
+                if self.storage.is_shared() {
+                    self.owed().extend(nameless);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Vec<Holding>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn require_room(
+        &self,
+        key: &HolderKey,
+        added: &[StorePathHash],
+        replaces: bool,
+    ) -> Result<(), StorageError> {
+        if self.directory().has_room_for(key, added, replaces) {
             Ok(())
         } else {
             Err(StorageError::Busy)
@@ -272,33 +376,8 @@ impl Tracker {
         else {
             return Ok(());
         };
-        self.take_holding(Holding::clone(holding), hashes.iter().copied().collect())
-            .await
-    }
-
-    async fn take_holding(
-        &self,
-        holding: Holding,
-        names: HashMap<u32, peerix_store::nix::StorePathHash>,
-    ) -> Result<(), StorageError> {
-        let unknown = self.change().take(holding.clone(), &names);
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        // Another tracker wrote them.
-        let hashes = self.storage.hashes(unknown).await?;
-        self.change().take_contents(Contents {
-            hashes,
-            holdings: vec![holding],
-        });
-        Ok(())
-    }
-}
-
-impl Announced for Tracker {
-    fn is_announced(&self, endpoint: EndpointId) -> BoxFuture<'_, bool> {
-        let is_there = self.directory().is_signed_member(&endpoint);
-        Box::pin(std::future::ready(is_there))
+        let names = hashes.iter().copied().collect();
+        self.take_up(vec![Holding::clone(holding)], &names).await
     }
 }
 
@@ -308,7 +387,7 @@ fn every(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
-fn lane_of(key: &impl std::hash::Hash) -> usize {
+fn lane_of(key: &HolderKey) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     (hasher.finish() % LANES as u64) as usize

@@ -7,13 +7,16 @@ use std::collections::HashMap;
 
 use iroh::EndpointId;
 use peerix_store::nix::StorePathHash;
-use rand::{Rng, seq::IndexedRandom as _};
 use tokio::sync::watch;
 
-use super::api::{Found, PathHash, TrackedPeer};
+use super::api::TrackedPeer;
 use super::id_set::IdSet;
 use super::limits;
 use super::storage::{Contact, Contents, Holder, HolderId, HolderKey, Holding};
+
+mod answers;
+
+pub use answers::Sample;
 
 /// The holders and paths that there are at the moment.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub struct Directory {
     free: Vec<u32>,
     by_id: HashMap<HolderId, u32>,
     by_endpoint: HashMap<EndpointId, u32>,
+    /// The older program's peers by their names.
+    by_name: HashMap<String, u32>,
     numbers: HashMap<StorePathHash, u32>,
     paths: HashMap<u32, Path>,
     swarm_numbers: HashMap<String, u32>,
@@ -37,6 +42,8 @@ struct Present {
     id: HolderId,
     key: HolderKey,
     swarm: u32,
+    /// Its index among the swarm's members.
+    index: usize,
     revision: i64,
     contact: Contact,
     last_seen: f64,
@@ -70,15 +77,6 @@ pub struct Fill {
     pub records: u64,
     /// Swarms with somebody in them.
     pub swarms: u64,
-}
-
-/// Some who are in a swarm.
-#[derive(Debug)]
-pub struct Sample {
-    /// Who.
-    pub peers: Vec<TrackedPeer>,
-    /// How many there are in all.
-    pub count: u64,
 }
 
 impl Directory {
@@ -150,75 +148,6 @@ impl Directory {
         }
     }
 
-    /// Says who of a swarm has these paths: for each a few, those first that have most of them.
-    #[must_use]
-    pub fn lookup(&self, swarm: &str, hashes: &[PathHash], rng: &mut impl Rng) -> Found {
-        let Some(swarm) = self.swarm_numbers.get(swarm).copied() else {
-            return Found::default();
-        };
-        let mut hashes = hashes.to_vec();
-        hashes.sort_unstable();
-        hashes.dedup();
-        let mut coverage = vec![0_u32; self.places.len()];
-        let held: Vec<(PathHash, Vec<u32>)> = hashes
-            .into_iter()
-            .filter_map(|hash| {
-                let path = self.paths.get(self.numbers.get(&hash.0)?)?;
-                let places: Vec<u32> = path.of(swarm)?.iter().collect();
-                for place in &places {
-                    if let Some(count) = coverage.get_mut(*place as usize) {
-                        *count += 1;
-                    }
-                }
-                Some((hash, places))
-            })
-            .collect();
-        let mut chosen = Chosen::default();
-        let mut found = Found::default();
-        for (hash, mut places) in held {
-            places.retain(|place| self.endpoint_is_known(*place));
-            let indices: Vec<u32> = pick(&mut places, &coverage, rng)
-                .into_iter()
-                .filter_map(|place| chosen.index_of(place))
-                .collect();
-            if !indices.is_empty() {
-                found.found.insert(hash, indices);
-            }
-        }
-        found.peers = chosen
-            .places
-            .iter()
-            .filter_map(|place| self.present(*place)?.tracked())
-            .collect();
-        found
-    }
-
-    /// Who of a swarm is there, some at random, for a system first where one is named.
-    #[must_use]
-    pub fn sample(&self, swarm: &str, system: Option<&str>, rng: &mut impl Rng) -> Sample {
-        let members = self.members(swarm);
-        let is_for = |place: &u32| {
-            system.is_none_or(|system| {
-                self.present(*place)
-                    .is_some_and(|present| present.contact.systems.iter().any(|s| s == system))
-            })
-        };
-        let (suited, others): (Vec<u32>, Vec<u32>) = members
-            .iter()
-            .filter(|place| self.endpoint_is_known(**place))
-            .partition(|place| is_for(place));
-        let mut places: Vec<u32> = suited.sample(rng, limits::SWARM_SAMPLE).copied().collect();
-        let rest = limits::SWARM_SAMPLE.saturating_sub(places.len());
-        places.extend(others.sample(rng, rest));
-        Sample {
-            count: (suited.len() + others.len()) as u64,
-            peers: places
-                .into_iter()
-                .filter_map(|place| self.present(place)?.tracked())
-                .collect(),
-        }
-    }
-
     /// Everybody who signs in a swarm, with the address that it announced itself from.
     pub fn signed_members(&self, swarm: &str) -> impl Iterator<Item = (TrackedPeer, &str)> {
         self.members(swarm).iter().filter_map(|place| {
@@ -264,10 +193,7 @@ impl Directory {
     /// Whether a peer of the older program with this name said what it has.
     #[must_use]
     pub fn has_older(&self, name: &str) -> bool {
-        self.places
-            .iter()
-            .flatten()
-            .any(|present| matches!(&present.key, HolderKey::Older(peer_id) if peer_id == name))
+        self.by_name.contains_key(name)
     }
 
     /// Tells of changes of who is in a swarm; the value rises with each.
@@ -302,12 +228,38 @@ impl Directory {
         }
     }
 
-    /// Whether there is room for a holder with this many more paths.
+    /// Whether there is room for these paths of a holder, in place of what it has where `replaces`.
     #[must_use]
-    pub fn has_room_for(&self, paths: usize) -> bool {
-        self.by_id.len() < limits::MAX_HOLDERS
-            && self.paths.len().saturating_add(paths) <= limits::MAX_PATHS
-            && self.records.saturating_add(paths as u64) <= limits::MAX_RECORDS
+    pub fn has_room_for(&self, key: &HolderKey, added: &[StorePathHash], replaces: bool) -> bool {
+        self.fits(key, added, replaces, &Bounds::default())
+    }
+
+    fn fits(
+        &self,
+        key: &HolderKey,
+        added: &[StorePathHash],
+        replaces: bool,
+        bounds: &Bounds,
+    ) -> bool {
+        let place = match key {
+            HolderKey::Signed(endpoint) => self.by_endpoint.get(endpoint),
+            HolderKey::Older(name) => self.by_name.get(name),
+        };
+        let present = place.and_then(|place| self.present(*place));
+        if present.is_none() && self.by_id.len() >= bounds.holders {
+            return false;
+        }
+        let mut records = self.records.saturating_add(added.len() as u64);
+        if records > bounds.records && replaces {
+            let held = present.map_or(0, |present| present.paths.len());
+            records = records.saturating_sub(held as u64);
+        }
+        let mut paths = self.paths.len().saturating_add(added.len());
+        if paths > bounds.paths {
+            let is_known = |hash: &&StorePathHash| self.numbers.contains_key(*hash);
+            paths -= added.iter().filter(is_known).count();
+        }
+        records <= bounds.records && paths <= bounds.paths
     }
 
     /// Forgets swarms that nobody is in and nobody waits for.
@@ -366,6 +318,10 @@ impl Directory {
             id,
             key: holder.key,
             swarm,
+            index: self
+                .swarms
+                .get(&swarm)
+                .map_or(0, |swarm| swarm.members.len()),
             // Its paths of this revision are still to come where they are not here.
             revision: holder.revision.saturating_sub(i64::from(!has_paths)),
             contact: holder.contact,
@@ -379,9 +335,10 @@ impl Directory {
                 (self.places.len() - 1) as u32
             }
         };
-        if let HolderKey::Signed(endpoint) = &present.key {
-            self.by_endpoint.insert(*endpoint, place);
-        }
+        match &present.key {
+            HolderKey::Signed(endpoint) => self.by_endpoint.insert(*endpoint, place),
+            HolderKey::Older(name) => self.by_name.insert(name.clone(), place),
+        };
         if let Some(slot) = self.places.get_mut(place as usize) {
             *slot = Some(present);
         }
@@ -399,13 +356,21 @@ impl Directory {
             return;
         };
         self.by_id.remove(&present.id);
-        if let HolderKey::Signed(endpoint) = &present.key {
-            self.by_endpoint.remove(endpoint);
-        }
+        match &present.key {
+            HolderKey::Signed(endpoint) => self.by_endpoint.remove(endpoint),
+            HolderKey::Older(name) => self.by_name.remove(name),
+        };
         self.free.push(place);
-        if let Some(swarm) = self.swarms.get_mut(&present.swarm) {
-            swarm.members.retain(|member| *member != place);
-            swarm.version.send_modify(|version| *version += 1);
+        let Some(swarm) = self.swarms.get_mut(&present.swarm) else {
+            return;
+        };
+        if swarm.members.get(present.index) == Some(&place) {
+            swarm.members.swap_remove(present.index);
+        }
+        let moved = swarm.members.get(present.index).copied();
+        swarm.version.send_modify(|version| *version += 1);
+        if let Some(moved) = moved.and_then(|moved| self.places.get_mut(moved as usize)?.as_mut()) {
+            moved.index = present.index;
         }
     }
 
@@ -484,6 +449,23 @@ impl Directory {
     }
 }
 
+/// How much there may be.
+struct Bounds {
+    holders: usize,
+    paths: usize,
+    records: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            holders: limits::MAX_HOLDERS,
+            paths: limits::MAX_PATHS,
+            records: limits::MAX_RECORDS,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Update {
     /// Something newer was taken up before.
@@ -522,49 +504,6 @@ impl Path {
         };
         &mut self.holders[index].1
     }
-}
-
-/// The holders that an answer names.
-#[derive(Default)]
-struct Chosen {
-    places: Vec<u32>,
-    indices: HashMap<u32, u32>,
-}
-
-impl Chosen {
-    /// The index of a holder in the answer, where it is there or there is room for it.
-    fn index_of(&mut self, place: u32) -> Option<u32> {
-        if let Some(index) = self.indices.get(&place) {
-            return Some(*index);
-        }
-        if self.places.len() >= limits::HOLDERS_OF_ALL {
-            return None;
-        }
-        let index = self.places.len() as u32;
-        self.places.push(place);
-        self.indices.insert(place, index);
-        Some(index)
-    }
-}
-
-/// Picks some of the holders of a path: half of them those that have most of what was asked for,
-/// so that few are enough; the others at random, so that not everybody asks the same.
-fn pick(places: &mut [u32], coverage: &[u32], rng: &mut impl Rng) -> Vec<u32> {
-    let rank = |place: &u32| {
-        let count = coverage.get(*place as usize).copied().unwrap_or_default();
-        (std::cmp::Reverse(count), *place)
-    };
-    if places.len() <= limits::HOLDERS_OF_ONE {
-        places.sort_unstable_by_key(rank);
-        return places.to_vec();
-    }
-    let half = limits::HOLDERS_OF_ONE / 2;
-    places.select_nth_unstable_by_key(half, rank);
-    let (best, others) = places.split_at_mut(half);
-    best.sort_unstable_by_key(rank);
-    let mut picked = best.to_vec();
-    picked.extend(others.sample(rng, limits::HOLDERS_OF_ONE - half));
-    picked
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod address;
 mod admission;
+mod answers;
 mod body;
 mod older;
 mod older_transfers;
@@ -13,10 +14,10 @@ mod router;
 mod server;
 mod v1;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use server::serve;
@@ -42,8 +43,11 @@ pub struct Face {
     pub(super) metrics: TrackerMetrics,
     pub(super) stop: CancellationToken,
     admission: admission::Admission,
+    answers: answers::Answers,
     bodies: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// What must not end before the face is stopped.
+    tasks: OnceLock<Vec<AbortHandle>>,
 }
 
 impl Face {
@@ -56,9 +60,22 @@ impl Face {
             metrics: TrackerMetrics::new(),
             stop,
             admission: admission::Admission::new(),
+            answers: answers::Answers::new(),
             bodies: Arc::new(Semaphore::new(limits::BODIES / limits::BODY_UNIT)),
             waiting: Arc::new(Semaphore::new(limits::WAITING)),
+            tasks: OnceLock::new(),
         })
+    }
+
+    /// Takes up the tasks without which the tracker does not work; once.
+    pub(super) fn rely_on(&self, tasks: Vec<AbortHandle>) {
+        let _others = self.tasks.set(tasks);
+    }
+
+    /// Whether all tasks run that must.
+    pub(super) fn is_alive(&self) -> bool {
+        let mut tasks = self.tasks.get().into_iter().flatten();
+        !tasks.any(AbortHandle::is_finished)
     }
 
     /// Forgets clients that were not heard of for long, as often as that is worth it, until stopped.

@@ -9,6 +9,8 @@ use std::fmt;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct IdSet {
     gaps: Box<[u8]>,
+    /// One more than the last number, so that a higher one is added without reading the others.
+    end: u64,
 }
 
 impl IdSet {
@@ -23,13 +25,14 @@ impl IdSet {
     /// Makes the set of `ids`, which rise.
     pub(super) fn from_sorted(ids: impl IntoIterator<Item = u32>) -> Self {
         let mut gaps = Vec::new();
-        let mut next = 0;
+        let mut end = 0;
         for id in ids {
-            push(&mut gaps, id - next);
-            next = id.saturating_add(1);
+            push(&mut gaps, (u64::from(id) - end) as u32);
+            end = u64::from(id) + 1;
         }
         Self {
             gaps: gaps.into_boxed_slice(),
+            end,
         }
     }
 
@@ -37,13 +40,14 @@ impl IdSet {
     #[must_use]
     pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
         let mut rest = bytes.as_slice();
-        let mut next = Some(0_u32);
+        let mut end = 0;
         while !rest.is_empty() {
-            let id = pop(&mut rest).and_then(|gap| next?.checked_add(gap))?;
-            next = id.checked_add(1);
+            let id = u32::try_from(end + u64::from(pop(&mut rest)?)).ok()?;
+            end = u64::from(id) + 1;
         }
         Some(Self {
             gaps: bytes.into_boxed_slice(),
+            end,
         })
     }
 
@@ -78,21 +82,59 @@ impl IdSet {
 
     /// Adds a number.
     pub fn insert(&mut self, id: u32) {
+        if let Some(gap) = u64::from(id).checked_sub(self.end) {
+            let mut bytes = std::mem::take(&mut self.gaps).into_vec();
+            bytes.reserve_exact(1);
+            push(&mut bytes, gap as u32);
+            self.gaps = bytes.into_boxed_slice();
+            self.end = u64::from(id) + 1;
+            return;
+        }
+        let Some(found) = self.seek(id) else {
+            return;
+        };
+        if found.id != id {
+            self.splice(
+                found.first,
+                &[id - found.next, found.id - id - 1],
+                found.last,
+            );
+        }
+    }
+
+    /// Takes a number out.
+    pub fn remove(&mut self, id: u32) {
+        let Some(found) = self.seek(id).filter(|found| found.id == id) else {
+            return;
+        };
+        let mut rest = &self.gaps[self.gaps.len() - found.last..];
+        match pop(&mut rest) {
+            // The gap after it begins where the one before it did.
+            Some(gap) => {
+                let last = rest.len();
+                self.splice(found.first, &[id - found.next + 1 + gap], last);
+            }
+            None => {
+                self.splice(found.first, &[], 0);
+                self.end = u64::from(found.next);
+            }
+        }
+    }
+
+    /// Finds the first number that is not below `id`.
+    fn seek(&self, id: u32) -> Option<Place> {
         let mut rest = &*self.gaps;
         let mut next = 0_u32;
         loop {
-            let before = self.gaps.len() - rest.len();
-            let Some(gap) = pop(&mut rest) else {
-                self.splice(before, &[id - next], rest.len());
-                return;
-            };
-            let here = next.saturating_add(gap);
-            if here == id {
-                return;
-            }
-            if here > id {
-                self.splice(before, &[id - next, here - id - 1], rest.len());
-                return;
+            let first = self.gaps.len() - rest.len();
+            let here = next.saturating_add(pop(&mut rest)?);
+            if here >= id {
+                return Some(Place {
+                    first,
+                    last: rest.len(),
+                    next,
+                    id: here,
+                });
             }
             next = here.saturating_add(1);
         }
@@ -107,11 +149,6 @@ impl IdSet {
         }
         bytes.extend_from_slice(&self.gaps[self.gaps.len() - last..]);
         self.gaps = bytes.into_boxed_slice();
-    }
-
-    /// Takes a number out.
-    pub fn remove(&mut self, id: u32) {
-        *self = self.changed(&[], &[id]);
     }
 
     /// Returns the set with `added` in it and `removed` out of it; both rise, and what is in both
@@ -134,6 +171,16 @@ impl IdSet {
             })
             .collect()
     }
+}
+
+/// Where a number is in a set.
+struct Place {
+    /// How many bytes are before its gap, and how many are after it.
+    first: usize,
+    last: usize,
+    /// One more than the number before it.
+    next: u32,
+    id: u32,
 }
 
 impl fmt::Debug for IdSet {
@@ -219,6 +266,12 @@ mod tests {
                 grown.insert(*id);
             }
             prop_assert_eq!(&grown, &set.changed(&added, &[]));
+            let mut shrunk = grown;
+            for id in removed.iter().chain(&added) {
+                shrunk.remove(*id);
+            }
+            let gone: BTreeSet<u32> = removed.iter().chain(&added).copied().collect();
+            prop_assert_eq!(shrunk, IdSet::from_sorted(first.difference(&gone).copied()));
             let gone: BTreeSet<u32> = set.without(&changed).into_iter().collect();
             prop_assert_eq!(gone, &first - &expected);
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::storage::Kept;
+
 /// How long the older program's peers are listed after they were heard of; their clients announce
 /// themselves each minute.
 pub const OLDER_TTL: Duration = Duration::from_secs(120);
@@ -15,6 +17,28 @@ pub const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(120);
 /// How long the number of an endpoint's last announcement is remembered after it left. Older
 /// numbers of endpoints that are not remembered are refused, so that nothing can be replayed.
 pub const REMEMBER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long transfers of the older program are remembered: both sides report within minutes.
+pub const TRANSFERS_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What is kept of what strangers can make at will, some hundred bytes each. Absent endpoints are
+/// the largest part: what they announced can't be announced again by others.
+pub const KEPT: Kept = Kept {
+    absent: 1_000_000,
+    transfers: 100_000,
+    cids: 100_000,
+    reputations: 100_000,
+};
+
+/// How often what is too old is forgotten.
+pub const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Hashes that nobody has, beside as many as somebody has, before they are dropped without waiting
+/// for [`COLLECT_EVERY`]: about 100 bytes each.
+pub const UNUSED_HASHES: u64 = 1_000_000;
+
+/// How long the database counts as troubled after it failed, unless something is written sooner.
+pub const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 
 /// How often the silent are looked for.
 pub const EXPIRE_EVERY: Duration = Duration::from_secs(30);
@@ -65,6 +89,15 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of bodies in memory at once; more wait for their turn.
 pub const BODIES: usize = 64 * 1024 * 1024;
 
+/// Bytes of large answers on their way at once; more wait for their turn.
+pub const ANSWERS: usize = 64 * 1024 * 1024;
+
+/// Large answers that are made at once: each takes some times its size while it is.
+pub const ANSWERS_MADE: usize = 4;
+
+/// Peers and nodes of the older API, and endpoints that sign, in one list.
+pub const LISTED: usize = 10_000;
+
 /// Requests that wait for the database.
 pub const QUEUE: usize = 1024;
 
@@ -79,6 +112,9 @@ pub const POSTGRES_CONNECTIONS: usize = 8;
 
 /// Longest name of a peer, hash or address that the older API takes, in bytes.
 pub const OLDER_TEXT: usize = 512;
+
+/// Longest address of a node that the older API takes, in bytes.
+pub const OLDER_ADDR: usize = 128;
 
 /// Requests an address may make in a second, and at once; each 64 KiB of a body count as one more.
 /// Many machines may stand behind one address.

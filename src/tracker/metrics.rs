@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::api::AnnounceKind;
 use super::directory::Fill;
-use crate::metrics::{Metrics, text};
+use crate::metrics::{Metrics, registered, text};
 
 /// All counters of a tracker.
 #[derive(Debug)]
@@ -133,10 +133,4 @@ impl TrackerMetrics {
         let _ = prometheus_client::encoding::text::encode(&mut open_metrics, &self.registry);
         text::from_open_metrics(&open_metrics)
     }
-}
-
-fn registered<M: Metric + Default + Clone>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     net::SocketAddr,
     num::NonZeroU32,
     path::PathBuf,
@@ -14,14 +13,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use iroh::{EndpointId, RelayUrl};
 use iroh_relay::server::{
     Access, AccessControl, CertConfig, ClientRateLimit, ClientRequest, ConnectionId, Limits,
     QuicConfig, RelayConfig, Server, ServerConfig, TlsConfig, reloading_resolver,
 };
 
-use super::api::RelayInfo;
+use super::{api::RelayInfo, core::Tracker};
 use crate::outgoing::with_causes;
 
 /// Where the relay listens if nothing is said, beside the tracker's 12305.
@@ -42,9 +40,6 @@ const MAX_CONNECTIONS_PER_ENDPOINT: usize = 4;
 
 /// How often the certificate is read again, so that a renewed one is taken up.
 const CERTIFICATE_RELOAD: Duration = Duration::from_secs(3600);
-
-/// How long asking whether an endpoint is announced may take.
-const ADMISSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long open connections may take to be closed at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -106,37 +101,29 @@ pub enum RelayError {
     },
 }
 
-/// Says who may use a relay.
-pub trait Announced: Send + Sync + fmt::Debug + 'static {
-    /// Whether this endpoint is announced to the tracker now.
-    fn is_announced(&self, endpoint: EndpointId) -> BoxFuture<'_, bool>;
-}
-
 /// A running relay. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Relay {
     server: Server,
     url: RelayUrl,
-    clients: Clients,
 }
 
 impl Relay {
-    /// Starts a relay; with `announced` for those endpoints alone that it names.
+    /// Starts a relay; with `announced` for those endpoints alone that are announced to that tracker.
     ///
     /// # Errors
     /// [`RelayError`] where it can't listen, has no usable certificate or no URL.
     pub async fn start(
         options: RelayOptions,
-        announced: Option<Arc<dyn Announced>>,
+        announced: Option<Arc<Tracker>>,
     ) -> Result<Self, RelayError> {
         let address = options.address;
         if options.url.is_none() && address.ip().is_unspecified() {
             return Err(RelayError::NoUrl { address });
         }
-        let clients = Clients::default();
         let mut relay = RelayConfig::new(address);
         relay.access = Arc::new(Door {
-            clients: clients.clone(),
+            clients: Clients::default(),
             announced,
         });
         let mut limits = Limits::default();
@@ -162,11 +149,7 @@ impl Relay {
             Some(url) => url,
             None => own_url(&server).ok_or(RelayError::NoUrl { address })?,
         };
-        Ok(Self {
-            server,
-            url,
-            clients,
-        })
+        Ok(Self { server, url })
     }
 
     /// What clients are told of it.
@@ -175,11 +158,6 @@ impl Relay {
             url: self.url.clone(),
             quic_port: self.server.quic_addr().map(|addr| addr.port()),
         }
-    }
-
-    /// How many connections of clients there are.
-    pub fn connections(&self) -> usize {
-        self.clients.lock().len()
     }
 
     /// Stops it; bounded.
@@ -228,8 +206,8 @@ async fn tls(files: &CertificateFiles) -> Result<rustls::ServerConfig, RelayErro
 }
 
 /// The connections that were let in.
-#[derive(Debug, Clone, Default)]
-struct Clients(Arc<Mutex<HashMap<ConnectionId, EndpointId>>>);
+#[derive(Debug, Default)]
+struct Clients(Mutex<HashMap<ConnectionId, EndpointId>>);
 
 impl Clients {
     fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, EndpointId>> {
@@ -252,7 +230,7 @@ impl Clients {
 #[derive(Debug)]
 struct Door {
     clients: Clients,
-    announced: Option<Arc<dyn Announced>>,
+    announced: Option<Arc<Tracker>>,
 }
 
 impl AccessControl for Door {
@@ -261,13 +239,10 @@ impl AccessControl for Door {
         let deny = |reason: &str| Access::Deny {
             reason: Some(reason.to_owned()),
         };
-        if let Some(announced) = &self.announced {
-            let asked = announced.is_announced(endpoint);
-            match tokio::time::timeout(ADMISSION_TIMEOUT, asked).await {
-                Ok(true) => {}
-                Ok(false) => return deny("this relay is for peers of its tracker: announce first"),
-                Err(_) => return deny("the tracker is busy: try again"),
-            }
+        if let Some(tracker) = &self.announced
+            && !tracker.directory().is_signed_member(&endpoint)
+        {
+            return deny("this relay is for peers of its tracker: announce first");
         }
         match self.clients.take(endpoint, request.connection_id()) {
             true => Access::Allow,

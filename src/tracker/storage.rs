@@ -191,6 +191,21 @@ pub struct Lifetimes {
     pub older: f64,
     /// How long the number of an absent endpoint's last announcement is remembered.
     pub memory: f64,
+    /// Of transfers of the older program.
+    pub transfers: f64,
+}
+
+/// How much is kept of what strangers can make at will. What was heard of last stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Holders that are absent.
+    pub absent: u32,
+    /// Transfers of the older program.
+    pub transfers: u32,
+    /// Pairs of NAR hash and CID.
+    pub cids: u32,
+    /// Reputations.
+    pub reputations: u32,
 }
 
 /// How much there is of the older program's tables.
@@ -236,15 +251,24 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Takes up what a peer of the older program said of its paths.
     fn announce_older(&self, change: OlderChange) -> BoxFuture<'_, Result<Outcome, StorageError>>;
 
-    /// Marks holders as absent that were silent for too long, forgets what is too old to matter,
-    /// and returns who went.
+    /// Marks holders as absent that were silent for too long, and returns who went.
     fn expire(
         &self,
         now: f64,
         lifetimes: Lifetimes,
     ) -> BoxFuture<'_, Result<Vec<Holder>, StorageError>>;
 
-    /// Drops hashes that nobody has.
+    /// Forgets what is too old to matter, and the oldest of what there is too much of. Nothing that
+    /// an endpoint announced before it was forgotten is taken again. Returns how many hashes there
+    /// are.
+    fn tidy(
+        &self,
+        now: f64,
+        lifetimes: Lifetimes,
+        kept: Kept,
+    ) -> BoxFuture<'_, Result<u64, StorageError>>;
+
+    /// Drops hashes that nobody has. What nobody has must not be about to be announced.
     fn collect_hashes(&self) -> BoxFuture<'_, Result<u64, StorageError>>;
 
     /// The size of the database in bytes.
@@ -310,6 +334,12 @@ pub enum StorageError {
     /// It can't be reached.
     #[error("the database can't be reached: {0}")]
     Unreachable(String),
+    /// One holder would have more paths than [`super::limits::MAX_PATHS_OF_ONE`].
+    #[error("one peer may have at most 1,000,000 paths")]
+    TooManyPaths,
+    /// It can't hold what it was given.
+    #[error("the database can't hold that: {0}")]
+    Unfit(String),
     /// Too much waits for it.
     #[error("too many requests wait for the database")]
     Busy,

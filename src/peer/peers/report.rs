@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Link, Peer};
 use crate::{
+    clock::unix_now,
     peer::path,
     report::{PeerReport, ReputationReport},
     stats,
@@ -36,7 +37,7 @@ impl Peer {
             lies: score.lies,
             last_seen: score
                 .last_seen()
-                .map(|seen| stats::unix_now() - now.saturating_duration_since(seen).as_secs_f64()),
+                .map(|seen| unix_now() - now.saturating_duration_since(seen).as_secs_f64()),
             reputation: ReputationReport {
                 score: (score.value(now) * 100.0).round() / 100.0,
                 success_rate: (score.success_rate() * 1000.0).round() / 10.0,

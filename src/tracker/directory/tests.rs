@@ -2,6 +2,7 @@ use iroh::SecretKey;
 use rand::{SeedableRng as _, rngs::ChaCha12Rng};
 
 use super::*;
+use crate::tracker::api::{Found, PathHash};
 
 fn hash(number: u32) -> StorePathHash {
     let mut bytes = [0; 20];
@@ -151,4 +152,62 @@ fn changes_of_who_is_there_are_told_and_refreshes_are_not() {
     let mut rng = ChaCha12Rng::seed_from_u64(1);
     assert_eq!(directory.sample("a", None, &mut rng).count, 1);
     assert_eq!(directory.sample("b", None, &mut rng).count, 0);
+}
+
+#[test]
+fn where_nobody_else_fits_who_is_there_changes_and_goes() {
+    let mut directory = Directory::default();
+    let names = names(1..9);
+    directory.take(holding(1, "a", 1, Some(vec![1, 2, 3])), &names);
+    let mut older = holding(2, "a", 1, Some(vec![4]));
+    older.holder.key = HolderKey::Older("laptop".to_owned());
+    directory.take(older, &names);
+    assert!(directory.has_older("laptop") && !directory.has_older("desk"));
+    let bounds = Bounds {
+        holders: 2,
+        paths: 5,
+        records: 6,
+    };
+    let key = |id| holding(id, "a", 1, None).holder.key;
+    let fits = |directory: &Directory, key: &HolderKey, added: &[u32], replaces| {
+        let added: Vec<_> = added.iter().copied().map(hash).collect();
+        directory.fits(key, &added, replaces, &bounds)
+    };
+    assert!(fits(&directory, &key(1), &[], false));
+    assert!(fits(
+        &directory,
+        &HolderKey::Older("laptop".to_owned()),
+        &[5],
+        false
+    ));
+    assert!(!fits(&directory, &key(3), &[], true), "one too many");
+    assert!(fits(&directory, &key(1), &[1, 2, 3, 5], true), "in place");
+    assert!(!fits(&directory, &key(1), &[1, 2, 3], false), "records");
+    assert!(!fits(&directory, &key(1), &[5, 6], false), "paths");
+    let mut gone = holding(2, "a", 2, None).holder;
+    gone.present = false;
+    directory.remove(&gone);
+    assert!(!directory.has_older("laptop"));
+    assert!(fits(&directory, &key(3), &[], true));
+}
+
+#[test]
+fn members_are_the_ones_that_did_not_leave() {
+    let mut directory = Directory::default();
+    for id in 1..=20 {
+        directory.take(holding(id, "a", 1, Some(Vec::new())), &HashMap::new());
+    }
+    for id in [1, 20, 7, 8, 2] {
+        let mut gone = holding(id, "a", 2, None).holder;
+        gone.present = false;
+        directory.remove(&gone);
+    }
+    directory.take(holding(7, "a", 3, Some(Vec::new())), &HashMap::new());
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    let sample = directory.sample("a", None, &mut rng);
+    assert_eq!((sample.count, sample.peers.len()), (16, 16));
+    for id in [7_u8, 19] {
+        let endpoint = SecretKey::from_bytes(&[id; 32]).public();
+        assert!(sample.peers.iter().any(|peer| peer.endpoint == endpoint));
+    }
 }

@@ -1,8 +1,10 @@
 //! Whose request it is.
 //!
 //! The older tracker believed everybody who sent `X-Real-IP` or `X-Forwarded-For`. Here a proxy is
-//! believed that runs on this machine or that the operator named; of the addresses that it forwards,
-//! the last that is not such a proxy's counts, since those before it are what the client says.
+//! believed that runs on this machine or that the operator named. Of the addresses that it forwards,
+//! the last that is not such a proxy's counts, since those before it are what the client says. A
+//! proxy may set one of both headers and pass on the other as the client wrote it: where they name
+//! different addresses, neither counts but the proxy's own.
 
 use std::net::IpAddr;
 
@@ -27,38 +29,52 @@ impl Client {
         let is_proxy = |addr: &IpAddr| {
             addr.is_loopback() || proxies.iter().any(|network| network.contains(addr))
         };
-        if is_proxy(&from)
-            && let Some(addr) = forwarded(headers, is_proxy)
-        {
-            return Self {
-                addr,
-                is_local: false,
-            };
-        }
+        let forwarded = match is_proxy(&from) {
+            true => Forwarded::of(headers, is_proxy),
+            false => Forwarded::default(),
+        };
         Self {
-            addr: from,
-            is_local: from.is_loopback(),
+            addr: forwarded.client.unwrap_or(from),
+            is_local: from.is_loopback() && !forwarded.is_there,
         }
     }
 }
 
-fn forwarded(headers: &HeaderMap, is_proxy: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
-    let text = |name: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-    };
-    let address = |text: &str| text.trim().parse::<IpAddr>().ok().map(|a| a.to_canonical());
-    if let Some(addr) = text("x-real-ip").next().and_then(address) {
-        return Some(addr);
+/// What a proxy says of a client's address.
+#[derive(Default)]
+struct Forwarded {
+    is_there: bool,
+    /// The address, where it is said and beyond doubt.
+    client: Option<IpAddr>,
+}
+
+impl Forwarded {
+    fn of(headers: &HeaderMap, is_proxy: impl Fn(&IpAddr) -> bool) -> Self {
+        let addresses = |name: &str| -> Option<Vec<IpAddr>> {
+            let texts = headers.get_all(name).iter();
+            let addresses = texts
+                .filter_map(|value| value.to_str().ok())
+                .flat_map(|list| list.split(','))
+                .filter_map(|text| text.trim().parse::<IpAddr>().ok())
+                .map(|addr| addr.to_canonical());
+            headers.contains_key(name).then(|| addresses.collect())
+        };
+        let last = |chain: &Vec<IpAddr>| {
+            let last = chain.iter().rev().find(|addr| !is_proxy(addr));
+            last.or(chain.first()).copied()
+        };
+        let chain = addresses("x-forwarded-for");
+        let real = addresses("x-real-ip");
+        let is_there = chain.is_some() || real.is_some();
+        let (chain, real) = (chain.as_ref().and_then(last), real.as_ref().and_then(last));
+        let client = match (chain, real) {
+            // A proxy before the last one is none that a client is behind.
+            (Some(chain), Some(real)) if chain == real || is_proxy(&real) => Some(chain),
+            (Some(_), Some(_)) => None,
+            (chain, real) => chain.or(real),
+        };
+        Self { is_there, client }
     }
-    let chain: Vec<IpAddr> = text("x-forwarded-for")
-        .flat_map(|list| list.split(','))
-        .filter_map(address)
-        .collect();
-    let last = chain.iter().rev().find(|addr| !is_proxy(addr));
-    last.or(chain.first()).copied()
 }
 
 #[cfg(test)]
@@ -90,6 +106,35 @@ mod tests {
         let chain = [("x-forwarded-for", "203.0.113.7, 192.0.2.9, 10.0.0.2")];
         assert_eq!(client("127.0.0.1", &chain, &["10.0.0.0/8"]), "192.0.2.9");
         assert_eq!(client("127.0.0.1", &chain, &[]), "10.0.0.2");
+    }
+
+    #[test]
+    fn what_a_client_wrote_beside_what_the_proxy_says_is_not_believed() {
+        let real = ("x-real-ip", "192.0.2.9");
+        let chain = ("x-forwarded-for", "203.0.113.7, 192.0.2.9");
+        assert_eq!(client("127.0.0.1", &[real], &[]), "192.0.2.9");
+        assert_eq!(client("127.0.0.1", &[real, chain], &[]), "192.0.2.9");
+        for forged in [
+            [("x-real-ip", "198.51.100.1"), chain],
+            [real, ("x-forwarded-for", "198.51.100.1")],
+        ] {
+            assert_eq!(client("127.0.0.1", &forged, &[]), "127.0.0.1");
+        }
+        // The proxy before this one is what this one saw.
+        let seen = ("x-real-ip", "10.0.0.2");
+        let chain = ("x-forwarded-for", "192.0.2.9, 10.0.0.2");
+        let proxies = ["10.0.0.0/8"];
+        assert_eq!(client("127.0.0.1", &[seen, chain], &proxies), "192.0.2.9");
+    }
+
+    #[test]
+    fn a_proxy_that_says_nothing_that_can_be_read_is_not_on_its_own_errand() {
+        for (name, value) in [("x-real-ip", "unknown"), ("x-forwarded-for", "")] {
+            let headers = [(name.parse().unwrap(), value.parse().unwrap())];
+            let headers: HeaderMap = headers.into_iter().collect();
+            let client = Client::of("127.0.0.1".parse().unwrap(), &headers, &[]);
+            assert!(!client.is_local, "{name}: {value}");
+        }
     }
 
     #[test]

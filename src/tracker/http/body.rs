@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Face, refusal::Refusal};
+use super::{Face, address::Client, refusal::Refusal};
 use crate::tracker::limits;
 
 /// How much more than it may have is read of a body, so that its sender hears why it is refused.
@@ -35,9 +35,11 @@ impl Whole {
     }
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes, which counts as more requests of the client the longer it
+/// is.
 pub(super) async fn read(
     face: &Face,
+    client: Client,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
@@ -58,9 +60,13 @@ pub(super) async fn read(
             _share: share,
         })
     };
-    tokio::time::timeout(limits::BODY_TIMEOUT, reading)
+    let whole = tokio::time::timeout(limits::BODY_TIMEOUT, reading)
         .await
-        .unwrap_or(Err(Refusal::Late))
+        .unwrap_or(Err(Refusal::Late))?;
+    if whole.cost() > 0 {
+        face.admission.admit_address(client, whole.cost())?;
+    }
+    Ok(whole)
 }
 
 async fn collect(mut body: Body, limit: usize, expected: usize) -> Result<Bytes, Refusal> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use iroh::EndpointId;
 use peerix_store::nix::StorePathHash;
@@ -13,10 +14,10 @@ use serde_json::{Map, Value, json};
 
 use super::body::Whole;
 use super::{Face, address::Client, body, refusal::Refusal};
+use crate::clock::unix_now;
 use crate::tracker::api::{
     MAX_ANNOUNCE, MAX_ANNOUNCE_BODY, MAX_DIRECT_ADDRS, PUBLIC_SWARM, TrackedPeer,
 };
-use crate::tracker::core::now;
 use crate::tracker::limits;
 use crate::tracker::storage::{OlderChange, OlderNode, OlderPeer, Outcome, Reputation};
 
@@ -32,14 +33,15 @@ pub(super) async fn announce_node(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read(&face, &headers, body, limits::SMALL_BODY).await?;
+    let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(node_id), Some(peer_id)) = (fields.text("node_id")?, fields.text("peer_id")?) else {
         return Err(malformed("node_id and peer_id required"));
     };
     let direct_addrs = match fields.get("direct_addrs") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => {
-            texts(list).ok_or_else(|| malformed("direct_addrs must be a list of strings"))?
+            let list = texts(list, limits::OLDER_ADDR);
+            list.ok_or_else(|| malformed("direct_addrs must be a list of addresses"))?
         }
     };
     if direct_addrs.len() > MAX_DIRECT_ADDRS {
@@ -52,25 +54,32 @@ pub(super) async fn announce_node(
         relay_url: fields.text("relay_url")?,
         direct_addrs,
         addr: client.addr.to_string(),
-        last_seen: now(),
+        last_seen: unix_now(),
     };
     let put = face.tracker.put_node(node).await;
-    face.tracker.note(put)?;
+    face.tracker.note_written(put)?;
     Ok(Json(json!({ "status": "ok" })))
 }
 
-pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Answer {
+pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
+    let turn = face.answers.turn().await?;
     let nodes = face
         .tracker
         .note(face.tracker.storage().nodes(live_since()).await)?;
     // Endpoints that sign are nodes too, for older clients.
-    let directory = face.tracker.directory();
-    let known: HashSet<String> = nodes.iter().map(|node| node.node_id.clone()).collect();
-    let signed = directory
+    let known: HashSet<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+    let signed: Vec<(TrackedPeer, String)> = face
+        .tracker
+        .directory()
         .signed_members(PUBLIC_SWARM)
-        .filter(|(peer, _)| !known.contains(&peer.endpoint.to_string()))
+        .take(limits::LISTED)
+        .map(|(peer, addr)| (peer, addr.to_owned()))
+        .collect();
+    let signed = signed
+        .iter()
+        .filter(|(peer, _)| !known.contains(peer.endpoint.to_string().as_str()))
         .map(|(peer, addr)| {
-            let mut value = signed_value(&peer);
+            let mut value = signed_value(peer);
             value["addr"] = json!(addr);
             value
         });
@@ -83,7 +92,8 @@ pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Answer {
         })
         .chain(signed)
         .collect();
-    Ok(Json(json!({ "count": peers.len(), "peers": peers })))
+    let list = Json(json!({ "count": peers.len(), "peers": peers }));
+    Ok((turn, list).into_response())
 }
 
 fn node_value(node: &OlderNode) -> Value {
@@ -103,7 +113,7 @@ fn signed_value(peer: &TrackedPeer) -> Value {
 
 /// Who was last heard before this is no longer told of.
 fn live_since() -> f64 {
-    now() - limits::OLDER_TTL.as_secs_f64()
+    unix_now() - limits::OLDER_TTL.as_secs_f64()
 }
 
 pub(super) async fn node(State(face): State<Arc<Face>>, Path(node_id): Path<String>) -> Answer {
@@ -125,7 +135,7 @@ pub(super) async fn remove_node(
 ) -> Answer {
     may_write(&face, [&node_id]).await?;
     let removed = face.tracker.storage().remove_node(node_id.clone()).await;
-    let removed = face.tracker.note(removed)?;
+    let removed = face.tracker.note_written(removed)?;
     let has_packages = face.tracker.directory().has_older(&node_id);
     if has_packages {
         announce_packages(&face, node_id, true, Vec::new(), Vec::new(), String::new()).await?;
@@ -143,7 +153,7 @@ pub(super) async fn packages(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read_large(&face, client, &headers, body).await?;
+    let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let peer_id = fields.peer_id()?;
     let hashes = fields
         .list("hashes")
@@ -162,7 +172,7 @@ pub(super) async fn packages_delta(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read_large(&face, client, &headers, body).await?;
+    let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let peer_id = fields.peer_id()?;
     let (Some(added), Some(removed)) = (fields.list("added"), fields.list("removed")) else {
         return Err(malformed("added and removed must be lists"));
@@ -191,10 +201,10 @@ async fn announce_packages(
         added,
         removed,
         addr,
-        now: now(),
+        now: unix_now(),
     };
     let outcome = face.tracker.announce_older(change).await;
-    Ok(face.tracker.note(outcome)?)
+    Ok(face.tracker.note_written(outcome)?)
 }
 
 pub(super) async fn announce(
@@ -203,7 +213,7 @@ pub(super) async fn announce(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read_large(&face, client, &headers, body).await?;
+    let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let port = fields.number("port")?.filter(|port| *port != 0);
     let (Some(peer_id), Some(port)) = (fields.text("peer_id")?, port) else {
         return Err(malformed("peer_id and port required"));
@@ -226,10 +236,10 @@ pub(super) async fn announce(
         addr: addr.clone(),
         port,
         libp2p_peer_id: fields.text("libp2p_peer_id")?,
-        last_seen: now(),
+        last_seen: unix_now(),
     };
     face.tracker
-        .note(face.tracker.storage().put_peer(peer).await)?;
+        .note_written(face.tracker.storage().put_peer(peer).await)?;
     if !packages.is_empty() {
         announce_packages(&face, peer_id, true, packages, Vec::new(), addr).await?;
     } else if face.tracker.directory().has_older(&peer_id) {
@@ -249,7 +259,8 @@ pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer {
     })))
 }
 
-pub(super) async fn peers(State(face): State<Arc<Face>>) -> Answer {
+pub(super) async fn peers(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
+    let turn = face.answers.turn().await?;
     let peers = face.tracker.storage().peers(live_since(), None).await;
     let mut peers = face.tracker.note(peers)?;
     peers.sort_by(|(_, a), (_, b)| b.score().total_cmp(&a.score()));
@@ -262,7 +273,7 @@ pub(super) async fn peers(State(face): State<Arc<Face>>) -> Answer {
             })
         })
         .collect();
-    Ok(Json(json!({ "peers": peers })))
+    Ok((turn, Json(json!({ "peers": peers }))).into_response())
 }
 
 pub(super) fn reputation_value(reputation: &Reputation) -> Value {
@@ -273,7 +284,11 @@ pub(super) fn reputation_value(reputation: &Reputation) -> Value {
     })
 }
 
-pub(super) async fn find(State(face): State<Arc<Face>>, Path(hash): Path<String>) -> Answer {
+pub(super) async fn find(
+    State(face): State<Arc<Face>>,
+    Path(hash): Path<String>,
+) -> Result<Response, Refusal> {
+    let turn = face.answers.turn().await?;
     let names = hash.parse().map_or_else(
         |_| Vec::new(),
         |hash| face.tracker.directory().older_holders(PUBLIC_SWARM, &hash),
@@ -298,7 +313,8 @@ pub(super) async fn find(State(face): State<Arc<Face>>, Path(hash): Path<String>
             })
         })
         .collect();
-    Ok(Json(json!({ "hash": hash, "providers": providers })))
+    let found = Json(json!({ "hash": hash, "providers": providers }));
+    Ok((turn, found).into_response())
 }
 
 /// Refuses who writes unsigned where that is off, or in the name of an endpoint that signs.
@@ -334,27 +350,12 @@ pub(super) struct Fields {
 
 pub(super) async fn read(
     face: &Face,
+    client: Client,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
 ) -> Result<Fields, Refusal> {
-    let whole = body::read(face, headers, body, limit).await?;
-    Ok(Fields {
-        fields: whole.object()?,
-        _whole: whole,
-    })
-}
-
-async fn read_large(
-    face: &Face,
-    client: Client,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Fields, Refusal> {
-    let whole = body::read(face, headers, body, MAX_ANNOUNCE_BODY).await?;
-    if whole.cost() > 0 {
-        face.admission.admit_address(client, whole.cost())?;
-    }
+    let whole = body::read(face, client, headers, body, limit).await?;
     Ok(Fields {
         fields: whole.object()?,
         _whole: whole,
@@ -371,8 +372,14 @@ impl Fields {
         match self.fields.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) if text.is_empty() => Ok(None),
-            Some(Value::String(text)) if text.len() <= limits::OLDER_TEXT => Ok(Some(text.clone())),
-            Some(Value::String(_)) => Err(Refusal::Malformed(format!("{name} is too long"))),
+            Some(Value::String(text)) if text.len() > limits::OLDER_TEXT => {
+                Err(Refusal::Malformed(format!("{name} is too long")))
+            }
+            // PostgreSQL has none in texts.
+            Some(Value::String(text)) if text.contains('\0') => {
+                Err(Refusal::Malformed(format!("{name} has a zero byte in it")))
+            }
+            Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(Refusal::Malformed(format!("{name} must be a string"))),
         }
     }
@@ -401,11 +408,11 @@ impl Fields {
     }
 }
 
-/// The texts of a list of nothing else.
-pub(super) fn texts(list: &Value) -> Option<Vec<String>> {
+/// The texts of a list of nothing else, each of at most `longest` bytes.
+pub(super) fn texts(list: &Value, longest: usize) -> Option<Vec<String>> {
     let short = |value: &Value| {
         let text = value.as_str()?;
-        (text.len() <= limits::OLDER_TEXT).then(|| text.to_owned())
+        (text.len() <= longest && !text.contains('\0')).then(|| text.to_owned())
     };
     list.as_array()?.iter().map(short).collect()
 }

@@ -2,23 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
 use super::older::{Answer, malformed, may_write, read, reputation_value, texts};
-use super::{Face, refusal::Refusal};
-use crate::tracker::core::now;
+use super::{Face, address::Client, refusal::Refusal};
+use crate::clock::unix_now;
 use crate::tracker::limits;
 use crate::tracker::storage::{Cid, OlderTransfer, Report, Reported, Role};
 
 /// Longest body that asks for CIDs.
 const CIDS_BODY: usize = 1024 * 1024;
 
-pub(super) async fn begin(State(face): State<Arc<Face>>, headers: HeaderMap, body: Body) -> Answer {
-    let fields = read(&face, &headers, body, limits::SMALL_BODY).await?;
+pub(super) async fn begin(
+    State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(sender_id), Some(receiver_id)) =
         (fields.text("sender_id")?, fields.text("receiver_id")?)
     else {
@@ -28,18 +34,21 @@ pub(super) async fn begin(State(face): State<Arc<Face>>, headers: HeaderMap, bod
     let transfer = OlderTransfer {
         sender_id,
         receiver_id,
-        created_at: now(),
+        created_at: unix_now(),
     };
     let id = face.tracker.storage().begin_transfer(transfer).await;
-    Ok(Json(json!({ "transfer_id": face.tracker.note(id)? })))
+    Ok(Json(
+        json!({ "transfer_id": face.tracker.note_written(id)? }),
+    ))
 }
 
 pub(super) async fn report(
     State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read(&face, &headers, body, limits::SMALL_BODY).await?;
+    let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(transfer_id), Some(peer_id), Some(role), Some(bytes)) = (
         fields.number("transfer_id")?,
         fields.text("peer_id")?,
@@ -62,9 +71,10 @@ pub(super) async fn report(
         peer_id,
         role,
         bytes,
+        now: unix_now(),
     };
     let reported = face.tracker.storage().report(report).await;
-    match face.tracker.note(reported)? {
+    match face.tracker.note_written(reported)? {
         Reported::Pending => Ok(Json(json!({ "status": "pending" }))),
         Reported::Resolved { consistent } => Ok(Json(
             json!({ "status": "resolved", "consistent": consistent }),
@@ -94,10 +104,11 @@ pub(super) async fn reputation(
 
 pub(super) async fn put_cid(
     State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let fields = read(&face, &headers, body, limits::SMALL_BODY).await?;
+    let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(nar_hash), Some(cid), Some(peer_id)) = (
         fields.text("nar_hash")?,
         fields.text("cid")?,
@@ -111,10 +122,10 @@ pub(super) async fn put_cid(
         nar_hash,
         cid,
         peer_id,
-        created_at: now(),
+        created_at: unix_now(),
     };
     face.tracker
-        .note(face.tracker.storage().put_cid(cid).await)?;
+        .note_written(face.tracker.storage().put_cid(cid).await)?;
     Ok(Json(answer))
 }
 
@@ -129,28 +140,37 @@ pub(super) async fn cid(State(face): State<Arc<Face>>, Path(nar_hash): Path<Stri
     }
 }
 
-pub(super) async fn all_cids(State(face): State<Arc<Face>>) -> Answer {
+pub(super) async fn all_cids(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
+    let turn = face.answers.turn().await?;
     let all = face.tracker.storage().all_cids().await;
     let all = by_nar_hash(face.tracker.note(all)?);
-    Ok(Json(json!({ "count": all.len(), "cids": all })))
+    let all = Json(json!({ "count": all.len(), "cids": all }));
+    Ok((turn, all).into_response())
 }
 
-pub(super) async fn cids(State(face): State<Arc<Face>>, headers: HeaderMap, body: Body) -> Answer {
-    let fields = read(&face, &headers, body, CIDS_BODY).await?;
+pub(super) async fn cids(
+    State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let fields = read(&face, client, &headers, body, CIDS_BODY).await?;
     let list = match fields.get("nar_hashes") {
         None => Some(Vec::new()),
-        Some(list) => texts(list),
+        Some(list) => texts(list, limits::OLDER_TEXT),
     };
     let nar_hashes = list.ok_or_else(|| malformed("nar_hashes must be a list"))?;
     if nar_hashes.is_empty() {
-        return Ok(Json(json!({ "cids": {} })));
+        return Ok(Json(json!({ "cids": {} })).into_response());
     }
     if nar_hashes.len() > limits::MAX_CIDS {
         return Err(Refusal::TooLarge);
     }
+    let turn = face.answers.turn().await?;
     let found = face.tracker.storage().cids(nar_hashes).await;
     let found = by_nar_hash(face.tracker.note(found)?);
-    Ok(Json(json!({ "count": found.len(), "cids": found })))
+    let found = Json(json!({ "count": found.len(), "cids": found }));
+    Ok((turn, found).into_response())
 }
 
 fn by_nar_hash(cids: Vec<Cid>) -> Map<String, Value> {

@@ -7,7 +7,7 @@ use axum::{Json, http::header};
 use bytes::Bytes;
 use utoipa::OpenApi;
 
-use super::{page, v1};
+use super::{page, refusal::TooMany, v1};
 
 /// The signed API, and what the tracker tells of itself. The older program's routes are described
 /// where they are tested.
@@ -26,7 +26,7 @@ static DOCUMENT: LazyLock<Bytes> =
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "about",
-    responses((status = 200, body = serde_json::Value)))]
+    responses((status = 200, body = serde_json::Value), (status = 429, body = TooMany)))]
 pub(super) async fn document() -> Response {
     if DOCUMENT.is_empty() {
         return Json(serde_json::Value::Null).into_response();

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
-use super::Face;
+use super::{Face, refusal::TooMany};
 use crate::metrics::Format;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:40em;margin:3em auto;\
@@ -67,14 +67,16 @@ pub(super) struct Health {
     uptime_seconds: u64,
 }
 
-/// Whether the tracker works: 503 while its database does not.
+/// Whether the tracker works: 503 while its database does not, or a part of it died.
 #[utoipa::path(get, path = "/health", tag = "about",
-    responses((status = 200, body = Health), (status = 503, body = Health)))]
+    responses((status = 200, body = Health), (status = 429, body = TooMany),
+        (status = 503, body = Health)))]
 pub(super) async fn health(State(face): State<Arc<Face>>) -> Response {
-    let works = face
+    let is_read = face
         .tracker
         .note(face.tracker.storage().size().await)
         .is_ok();
+    let works = is_read && face.tracker.trouble().is_none() && face.is_alive();
     let health = Health {
         status: if works { "healthy" } else { "degraded" },
         database: face.tracker.storage().kind(),
@@ -94,4 +96,26 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Response {
     let size = face.tracker.storage().size().await.ok();
     let text = face.metrics.encode(face.tracker.fill(), size);
     ([(header::CONTENT_TYPE, Format::Text.content_type())], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::tracker::{core::Tracker, http::FaceOptions, storage::sqlite::Sqlite};
+
+    #[tokio::test]
+    async fn a_task_that_died_is_told_of() {
+        let tracker = Tracker::start(Arc::new(Sqlite::in_memory().unwrap()));
+        let stop = CancellationToken::new();
+        let face = Face::new(tracker.await.unwrap(), FaceOptions::default(), stop);
+        let status = async || health(State(Arc::clone(&face))).await.status();
+        let task = tokio::spawn(std::future::pending::<()>());
+        face.rely_on(vec![task.abort_handle()]);
+        assert_eq!(status().await, StatusCode::OK);
+        task.abort();
+        assert!(task.await.is_err());
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    }
 }

@@ -3,10 +3,20 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::tracker::api::{ApiError, Stale};
 use crate::tracker::storage::StorageError;
+
+/// The answer to one request too many.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TooMany {
+    /// What is wrong.
+    error: &'static str,
+    /// When to try again, in seconds.
+    retry_after: u64,
+}
 
 /// What is answered instead of what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +72,21 @@ impl IntoResponse for Refusal {
                 "too large: announce in several parts".to_owned(),
             ),
             Self::TooMany { seconds } => {
-                let what = json!({ "error": "too many requests", "retry_after": seconds });
+                let what = TooMany {
+                    error: "too many requests",
+                    retry_after: seconds,
+                };
                 let headers = [(header::RETRY_AFTER, HeaderValue::from(seconds))];
                 (StatusCode::TOO_MANY_REQUESTS, headers, Json(what)).into_response()
             }
+            Self::Storage(StorageError::TooManyPaths) => error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                StorageError::TooManyPaths.to_string(),
+            ),
+            Self::Storage(StorageError::Unfit(_)) => error(
+                StatusCode::BAD_REQUEST,
+                "a text in it can't be kept".to_owned(),
+            ),
             // Which file, which lock and why is the operator's, in the log.
             Self::Storage(storage) => {
                 let what = match storage {
@@ -74,9 +95,10 @@ impl IntoResponse for Refusal {
                     StorageError::Busy => "the tracker has no room for more at the moment",
                     StorageError::Unreachable(_) => "the tracker's database can't be reached",
                     StorageError::Damaged(_) => "the tracker's database is damaged",
-                    StorageError::Newer { .. } | StorageError::Other(_) => {
-                        "the tracker's database failed"
-                    }
+                    StorageError::TooManyPaths
+                    | StorageError::Unfit(_)
+                    | StorageError::Newer { .. }
+                    | StorageError::Other(_) => "the tracker's database failed",
                 };
                 let headers = [(header::RETRY_AFTER, HeaderValue::from(30))];
                 let what = Json(ApiError {

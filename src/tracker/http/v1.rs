@@ -12,12 +12,17 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{Face, address::Client, body, refusal::Refusal};
+use super::{
+    Face,
+    address::Client,
+    body,
+    refusal::{Refusal, TooMany},
+};
+use crate::clock::unix_now;
 use crate::tracker::api::{
     self, Announce, AnnounceKind, Announced, ApiError, Found, Lookup, Stale, SwarmPeers,
     TrackerInfo,
 };
-use crate::tracker::core::now;
 use crate::tracker::limits;
 use crate::tracker::storage::{Contact, Outcome, SignedChange, StaleReason};
 
@@ -26,7 +31,7 @@ const LOOKUP_BODY: usize = 128 * 1024;
 
 /// What this tracker is.
 #[utoipa::path(get, path = "/v1/info", tag = "v1",
-    responses((status = 200, body = TrackerInfo), (status = 429, body = ApiError)))]
+    responses((status = 200, body = TrackerInfo), (status = 429, body = TooMany)))]
 pub(super) async fn info(State(face): State<Arc<Face>>) -> Json<TrackerInfo> {
     Json(TrackerInfo {
         name: "peerix-tracker".to_owned(),
@@ -47,19 +52,16 @@ pub(super) async fn info(State(face): State<Arc<Face>>) -> Json<TrackerInfo> {
         description = "hexadecimal Ed25519 signature by the endpoint's key over the text `peerix tracker announcement v1`, a newline and the body")),
     responses((status = 200, body = Announced), (status = 400, body = ApiError),
         (status = 401, body = ApiError, description = "wrong signature, or meant for another tracker"),
+        (status = 408, body = ApiError, description = "the body took too long"),
         (status = 409, body = Stale), (status = 413, body = ApiError),
-        (status = 429, body = ApiError), (status = 503, body = ApiError)))]
+        (status = 429, body = TooMany), (status = 503, body = ApiError)))]
 pub(super) async fn announce(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Announced>, Refusal> {
-    let whole = body::read(&face, &headers, body, api::MAX_ANNOUNCE_BODY).await?;
-    let cost = whole.cost();
-    if cost > 0 {
-        face.admission.admit_address(client, cost)?;
-    }
+    let whole = body::read(&face, client, &headers, body, api::MAX_ANNOUNCE_BODY).await?;
     let announce: Announce = parse(&whole.bytes)?;
     let signature = headers
         .get(api::SIGNATURE_HEADER)
@@ -74,11 +76,16 @@ pub(super) async fn announce(
     }
     check(&announce)?;
     face.admission
-        .admit_endpoint(&announce.endpoint, cost.saturating_add(1))?;
+        .admit_endpoint(&announce.endpoint, whole.cost().saturating_add(1))?;
     let kind = announce.kind;
     let sequence = announce.sequence;
     let outcome = face.tracker.announce(change(announce, client)).await;
-    match face.tracker.note(outcome)? {
+    let outcome = match outcome {
+        // Nothing was written.
+        Ok(Outcome::Stale { .. }) => face.tracker.note(outcome)?,
+        _ => face.tracker.note_written(outcome)?,
+    };
+    match outcome {
         Outcome::Accepted { base, count, .. } => {
             face.metrics.count_announcement(kind);
             Ok(Json(Announced {
@@ -174,32 +181,36 @@ fn change(announce: Announce, client: Client) -> SignedChange {
         base: announce.base,
         removed: removed.difference(&added).copied().collect(),
         added: added.into_iter().collect(),
-        now: now(),
+        now: unix_now(),
     }
 }
 
 /// Says who of a swarm has paths.
 #[utoipa::path(post, path = "/v1/lookup", tag = "v1", request_body = Lookup,
     responses((status = 200, body = Found), (status = 400, body = ApiError),
-        (status = 413, body = ApiError), (status = 429, body = ApiError)))]
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError, description = "too many large answers are on their way")))]
 pub(super) async fn lookup(
     State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Found>, Refusal> {
-    let whole = body::read(&face, &headers, body, LOOKUP_BODY).await?;
+) -> Result<Response, Refusal> {
+    let whole = body::read(&face, client, &headers, body, LOOKUP_BODY).await?;
     let lookup: Lookup = parse(&whole.bytes)?;
     check_swarm(&lookup.swarm)?;
     if lookup.hashes.len() > api::MAX_LOOKUP {
         return Err(Refusal::TooLarge);
     }
+    let turn = face.answers.turn().await?;
     let found = face
         .tracker
         .directory()
         .lookup(&lookup.swarm, &lookup.hashes, &mut rand::rng());
     face.metrics
         .count_lookup(lookup.hashes.len(), found.found.len());
-    Ok(Json(found))
+    Ok((turn, Json(found)).into_response())
 }
 
 /// What is asked about a swarm.
@@ -217,7 +228,7 @@ pub(super) struct PeersQuery {
 #[utoipa::path(get, path = "/v1/peers", tag = "v1",
     params(PeersQuery, ("If-None-Match" = Option<String>, Header, description = "the ETag of an earlier answer")),
     responses((status = 200, body = SwarmPeers), (status = 304, description = "nothing changed"),
-        (status = 400, body = ApiError), (status = 429, body = ApiError)))]
+        (status = 400, body = ApiError), (status = 429, body = TooMany)))]
 pub(super) async fn peers(
     State(face): State<Arc<Face>>,
     uri: Uri,

@@ -13,6 +13,13 @@ const LIFETIMES: Lifetimes = Lifetimes {
     signed: 300.0,
     older: 120.0,
     memory: 30.0 * 24.0 * 3600.0,
+    transfers: 24.0 * 3600.0,
+};
+const KEPT: Kept = Kept {
+    absent: 2,
+    transfers: 2,
+    cids: 2,
+    reputations: 2,
 };
 
 /// Runs every check against storages that `make` makes anew.
@@ -24,8 +31,11 @@ pub(super) async fn check<S: Storage, F: Future<Output = S>>(make: impl Fn() -> 
     older_peers_say_what_they_have(&make().await).await;
     older_nodes_come_and_go(&make().await).await;
     transfers_make_reputations(&make().await).await;
+    reputations_stop_at_the_largest_number(&make().await).await;
     cids_are_kept(&make().await).await;
     hashes_that_nobody_has_go(&make().await).await;
+    what_strangers_make_is_bounded(&make().await).await;
+    who_is_forgotten_early_announces_nothing_again(&make().await).await;
 }
 
 fn hash(number: u32) -> StorePathHash {
@@ -234,9 +244,9 @@ async fn the_silent_go_and_are_forgotten_late(storage: &impl Storage) {
     );
 
     let soon = NOW + LIFETIMES.memory;
-    storage.expire(soon, LIFETIMES).await.unwrap();
+    storage.tidy(soon, LIFETIMES, KEPT).await.unwrap();
     assert!(storage.has_signed(silent).await.unwrap(), "remembered");
-    storage.expire(soon + 1000.0, LIFETIMES).await.unwrap();
+    storage.tidy(soon + 1000.0, LIFETIMES, KEPT).await.unwrap();
     assert!(!storage.has_signed(silent).await.unwrap(), "forgotten");
 }
 
@@ -340,6 +350,7 @@ async fn transfers_make_reputations(storage: &impl Storage) {
         peer_id: peer_id.to_owned(),
         role,
         bytes,
+        now: NOW,
     };
     let id = storage.begin_transfer(transfer.clone()).await.unwrap();
     let told = async |report| storage.report(report).await.unwrap();
@@ -400,8 +411,48 @@ async fn transfers_make_reputations(storage: &impl Storage) {
     let others = Some(vec!["x".to_owned()]);
     assert_eq!(storage.peers(NOW - 1.0, others).await.unwrap(), Vec::new());
     assert_eq!(storage.older_counts(NOW - 1.0).await.unwrap().peers, 1);
-    storage.expire(NOW + 121.0, LIFETIMES).await.unwrap();
+    storage.tidy(NOW + 121.0, LIFETIMES, KEPT).await.unwrap();
     assert_eq!(storage.peers(0.0, None).await.unwrap(), Vec::new());
+}
+
+async fn reputations_stop_at_the_largest_number(storage: &impl Storage) {
+    for bytes in [i64::MAX - 1, i64::MAX, 7] {
+        let transfer = OlderTransfer {
+            sender_id: "s".to_owned(),
+            receiver_id: "r".to_owned(),
+            created_at: NOW,
+        };
+        let transfer_id = storage.begin_transfer(transfer).await.unwrap();
+        for (peer_id, role) in [("s", Role::Sender), ("r", Role::Receiver)] {
+            let report = Report {
+                transfer_id,
+                peer_id: peer_id.to_owned(),
+                role,
+                bytes,
+                now: NOW,
+            };
+            storage.report(report).await.unwrap();
+        }
+    }
+    let sender = storage.reputation("s".to_owned()).await.unwrap();
+    assert_eq!(
+        (sender.total_shared, sender.successful_transfers),
+        (i64::MAX, 3)
+    );
+    let receiver = storage.reputation("r".to_owned()).await.unwrap();
+    assert_eq!(receiver.total_received, i64::MAX);
+    let peer = OlderPeer {
+        peer_id: "s".to_owned(),
+        addr: String::new(),
+        port: 1,
+        libp2p_peer_id: None,
+        last_seen: NOW,
+    };
+    storage.put_peer(peer.clone()).await.unwrap();
+    assert_eq!(
+        storage.peers(0.0, None).await.unwrap(),
+        vec![(peer, sender)]
+    );
 }
 
 async fn cids_are_kept(storage: &impl Storage) {
@@ -449,4 +500,98 @@ async fn hashes_that_nobody_has_go(storage: &impl Storage) {
         hashes(&[1, 3])
     );
     assert!(storage.size().await.unwrap() > 0);
+}
+
+async fn what_strangers_make_is_bounded(storage: &impl Storage) {
+    let mut transfers = Vec::new();
+    for number in 0..5_u8 {
+        let at = NOW + f64::from(number);
+        let name = number.to_string();
+        let transfer = OlderTransfer {
+            sender_id: name.clone(),
+            receiver_id: name.clone(),
+            created_at: at,
+        };
+        let transfer_id = storage.begin_transfer(transfer).await.unwrap();
+        transfers.push(transfer_id);
+        for role in [Role::Sender, Role::Receiver] {
+            let report = Report {
+                transfer_id,
+                peer_id: name.clone(),
+                role,
+                bytes: 1,
+                now: at,
+            };
+            storage.report(report).await.unwrap();
+        }
+        let cid = Cid {
+            nar_hash: name.clone(),
+            cid: name.clone(),
+            peer_id: name,
+            created_at: at,
+        };
+        storage.put_cid(cid).await.unwrap();
+    }
+    storage.tidy(NOW + 10.0, LIFETIMES, KEPT).await.unwrap();
+    let is_there = async |transfer_id| {
+        let report = Report {
+            transfer_id,
+            peer_id: String::new(),
+            role: Role::Sender,
+            bytes: 1,
+            now: NOW,
+        };
+        storage.report(report).await.unwrap() != Reported::NotFound
+    };
+    for (number, transfer_id) in (0..).zip(&transfers) {
+        assert_eq!(is_there(*transfer_id).await, number >= 3, "{number}");
+        let reputation = storage.reputation(number.to_string()).await.unwrap();
+        assert_eq!(reputation != Reputation::default(), number >= 3, "{number}");
+    }
+    let mut cids = storage.all_cids().await.unwrap();
+    cids.sort_by(|a, b| a.cid.cmp(&b.cid));
+    let cids: Vec<&str> = cids.iter().map(|cid| cid.cid.as_str()).collect();
+    assert_eq!(cids, ["3", "4"]);
+    let late = NOW + 3.5 + LIFETIMES.transfers;
+    storage.tidy(late, LIFETIMES, KEPT).await.unwrap();
+    assert!(!is_there(transfers[3]).await && is_there(transfers[4]).await);
+}
+
+async fn who_is_forgotten_early_announces_nothing_again(storage: &impl Storage) {
+    let endpoints: Vec<EndpointId> = (0..4).map(|_| endpoint()).collect();
+    for (number, endpoint) in (0..).zip(&endpoints) {
+        let change = SignedChange {
+            now: NOW + number as f64,
+            ..full(*endpoint, sequence(number), &[1])
+        };
+        storage.announce(change).await.unwrap();
+    }
+    // One whose clock is wrong keeps nobody out.
+    let ahead = endpoint();
+    storage
+        .announce(full(ahead, i64::MAX as u64, &[1]))
+        .await
+        .unwrap();
+    storage.expire(NOW + 304.0, LIFETIMES).await.unwrap();
+    storage.tidy(NOW + 500.0, LIFETIMES, KEPT).await.unwrap();
+    let is_known = async |endpoint: &EndpointId| storage.has_signed(*endpoint).await.unwrap();
+    assert!(is_known(&ahead).await, "others may not know that it went");
+    let late = NOW + 700.0;
+    storage.tidy(late, LIFETIMES, KEPT).await.unwrap();
+    for (number, endpoint) in (0..).zip(&endpoints) {
+        assert_eq!(is_known(endpoint).await, number >= 2, "{number}");
+        let again = SignedChange {
+            now: late,
+            ..full(*endpoint, sequence(number), &[1])
+        };
+        let outcome = storage.announce(again).await.unwrap();
+        assert!(matches!(outcome, Outcome::Stale { .. }), "{number}");
+    }
+    assert!(!is_known(&ahead).await);
+    let new = SignedChange {
+        now: late,
+        ..full(endpoint(), sequence(700_001), &[1])
+    };
+    let outcome = storage.announce(new).await.unwrap();
+    assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
 }

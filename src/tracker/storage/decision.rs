@@ -3,7 +3,8 @@
 use peerix_store::nix::StorePathHash;
 
 use super::{
-    Holder, HolderId, HolderKey, Holding, OlderChange, Outcome, SignedChange, StaleReason,
+    Holder, HolderId, HolderKey, Holding, Lifetimes, OlderChange, Outcome, SignedChange,
+    StaleReason, StorageError,
 };
 use crate::tracker::{api::AnnounceKind, id_set::IdSet, limits};
 
@@ -61,11 +62,12 @@ pub(super) enum Decision {
 /// A holder that is not kept yet has this number until it gets its own.
 pub(super) const NEW: HolderId = 0;
 
-/// Decides about a signed announcement.
-pub(super) fn signed(known: Option<Record>, change: &SignedChange) -> Decision {
+/// Decides about a signed announcement. Of endpoints that are not remembered, no number up to
+/// `forgotten` is taken.
+pub(super) fn signed(known: Option<Record>, forgotten: i64, change: &SignedChange) -> Decision {
     let sequence = i64::try_from(change.sequence).unwrap_or(i64::MAX);
-    // Of an endpoint that was forgotten, nothing as old as the memory is believed.
-    let forgotten = ((change.now - limits::REMEMBER.as_secs_f64()).max(0.0) * 1e3) as i64;
+    // Nor anything as old as the memory.
+    let forgotten = forgotten.max(forgotten_below(change.now, limits::REMEMBER.as_secs_f64()));
     let last = known.as_ref().map_or(forgotten, |known| known.sequence);
     let base = known.as_ref().and_then(|known| known.base);
     let refuse = |reason| {
@@ -139,6 +141,27 @@ pub(super) fn older(known: Option<Record>, change: &OlderChange) -> (Record, Pat
         Paths::Change
     };
     (record, paths)
+}
+
+/// Refuses more paths than one holder may have.
+pub(super) fn require_few(count: usize) -> Result<(), StorageError> {
+    match count <= limits::MAX_PATHS_OF_ONE {
+        true => Ok(()),
+        false => Err(StorageError::TooManyPaths),
+    }
+}
+
+/// When those were heard of last that are forgotten because there are too many, where `beyond` is
+/// when the last of these was. Who left a moment ago stays: other trackers have yet to hear of it.
+pub(super) fn forgotten_at(now: f64, beyond: f64, lifetimes: Lifetimes) -> f64 {
+    beyond.min(now - 2.0 * lifetimes.signed.max(lifetimes.older))
+}
+
+/// The number up to which nothing is believed any more of endpoints that are not remembered, when
+/// some are forgotten whose last numbers go up to `last`. Numbers are times: those of the future
+/// are of wrong clocks, which keep nobody else out.
+pub(super) fn forgotten_up_to(now: f64, last: Option<i64>) -> i64 {
+    last.unwrap_or_default().min((now * 1e3) as i64)
 }
 
 /// Turns times and the lifetime of the memory into the number below which announcements are

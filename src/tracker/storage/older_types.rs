@@ -64,7 +64,7 @@ impl Role {
 }
 
 /// What one side says of a transfer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The transfer's number.
     pub transfer_id: i64,
@@ -74,6 +74,8 @@ pub struct Report {
     pub role: Role,
     /// How many bytes there were.
     pub bytes: i64,
+    /// The time, in seconds since 1970.
+    pub now: f64,
 }
 
 /// What became of a report.

@@ -24,7 +24,7 @@ use tokio_postgres::{Config, IsolationLevel, error::SqlState};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
-    Cid, Contents, Holder, HolderId, Holding, Lifetimes, OlderChange, OlderCounts, OlderNode,
+    Cid, Contents, Holder, HolderId, Holding, Kept, Lifetimes, OlderChange, OlderCounts, OlderNode,
     OlderPeer, OlderTransfer, Outcome, Report, Reported, Reputation, SignedChange, Storage,
     StorageError,
 };
@@ -178,8 +178,18 @@ fn error_of(error: tokio_postgres::Error) -> StorageError {
     {
         return StorageError::Locked(text);
     }
-    if [SqlState::DISK_FULL, SqlState::OUT_OF_MEMORY].contains(code) {
+    if [
+        SqlState::DISK_FULL,
+        SqlState::OUT_OF_MEMORY,
+        SqlState::SEQUENCE_GENERATOR_LIMIT_EXCEEDED,
+    ]
+    .contains(code)
+    {
         return StorageError::Full;
+    }
+    // Class 22: what was given, such as a text with a zero byte.
+    if code.code().starts_with("22") {
+        return StorageError::Unfit(text);
     }
     if [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code) {
         return StorageError::Damaged(text);
@@ -295,6 +305,18 @@ impl Storage for Postgres {
                 seen.take(holder);
             }
             Ok(gone)
+        })
+    }
+
+    fn tidy(
+        &self,
+        now: f64,
+        lifetimes: Lifetimes,
+        kept: Kept,
+    ) -> BoxFuture<'_, Result<u64, StorageError>> {
+        Box::pin(async move {
+            let mut client = self.client().await?;
+            bounded(holders::tidy(&mut client, now, lifetimes, kept)).await
         })
     }
 

@@ -18,8 +18,9 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::{
-    Cid, Contents, Holder, Holding, Lifetimes, OlderChange, OlderCounts, OlderNode, OlderPeer,
-    OlderTransfer, Outcome, Report, Reported, Reputation, SignedChange, Storage, StorageError,
+    Cid, Contents, Holder, Holding, Kept, Lifetimes, OlderChange, OlderCounts, OlderNode,
+    OlderPeer, OlderTransfer, Outcome, Report, Reported, Reputation, SignedChange, Storage,
+    StorageError,
 };
 use crate::tracker::{api::TrackerId, limits};
 
@@ -63,10 +64,8 @@ impl Sqlite {
     }
 
     /// Keeps everything in memory.
-    ///
-    /// # Errors
-    /// Where there is none left.
-    pub fn in_memory() -> Result<Self, StorageError> {
+    #[cfg(test)]
+    pub(in crate::tracker) fn in_memory() -> Result<Self, StorageError> {
         let connection = Connection::open_in_memory().map_err(error_of)?;
         Self::over(connection, None, None)
     }
@@ -137,7 +136,11 @@ fn at(path: &Path, error: StorageError) -> StorageError {
         StorageError::Locked(what) => StorageError::Locked(format!("{name}: {what}")),
         StorageError::Unreachable(what) => StorageError::Unreachable(format!("{name}: {what}")),
         StorageError::Other(what) => StorageError::Other(format!("{name}: {what}")),
-        StorageError::Full | StorageError::Busy | StorageError::Newer { .. } => error,
+        StorageError::Unfit(what) => StorageError::Unfit(format!("{name}: {what}")),
+        StorageError::Full
+        | StorageError::TooManyPaths
+        | StorageError::Busy
+        | StorageError::Newer { .. } => error,
     }
 }
 
@@ -185,6 +188,7 @@ fn error_of(error: rusqlite::Error) -> StorageError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StorageError::Locked(text),
         Some(ErrorCode::DiskFull) => StorageError::Full,
+        Some(ErrorCode::TooBig) => StorageError::Unfit(text),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StorageError::Damaged(text),
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
             StorageError::Unreachable(text)
@@ -239,6 +243,15 @@ impl Storage for Sqlite {
         lifetimes: Lifetimes,
     ) -> BoxFuture<'_, Result<Vec<Holder>, StorageError>> {
         self.call(move |connection| holders::expire(connection, now, lifetimes))
+    }
+
+    fn tidy(
+        &self,
+        now: f64,
+        lifetimes: Lifetimes,
+        kept: Kept,
+    ) -> BoxFuture<'_, Result<u64, StorageError>> {
+        self.call(move |connection| holders::tidy(connection, now, lifetimes, kept))
     }
 
     fn collect_hashes(&self) -> BoxFuture<'_, Result<u64, StorageError>> {

@@ -8,18 +8,21 @@ use peerix_store::nix::StorePathHash;
 use tokio_postgres::Row;
 
 use super::super::{
-    Holder, HolderId, HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange,
-    StorageError, columns,
+    Holder, HolderId, HolderKey, Holding, Kept, Lifetimes, OlderChange, OlderNode, Outcome,
+    SignedChange, StorageError, columns,
     decision::{self, Decision, Paths, Record},
     sql,
 };
 use super::{error_of, older};
-use crate::tracker::{id_set::IdSet, limits};
+use crate::tracker::id_set::IdSet;
 
 type Result<T> = std::result::Result<T, StorageError>;
 
 /// The lock that who interns hashes shares, and that who drops hashes has alone.
 const HASHES: i64 = 0x7065_6572_6978_0002;
+
+/// The lock of who forgets what is old.
+const TIDYING: i64 = 0x7065_6572_6978_0003;
 
 /// Holders whose paths are read at once.
 const CHUNK: usize = 64;
@@ -110,7 +113,11 @@ pub(super) async fn announce(client: &mut Client, change: &SignedChange) -> Resu
     let changed = begin(&transaction, &key).await?;
     let known = record(&transaction, &key).await?;
     let is_first = known.is_none();
-    let (record, paths) = match decision::signed(known, change) {
+    let forgotten = match is_first {
+        true => forgotten(&transaction).await?,
+        false => 0,
+    };
+    let (record, paths) = match decision::signed(known, forgotten, change) {
         Decision::Write { record, paths } => (record, paths),
         Decision::Refuse(outcome) => return Ok(outcome),
     };
@@ -182,49 +189,99 @@ pub(super) async fn expire(
     let changed = "SELECT pg_current_xact_id()::text::bigint";
     let changed = transaction.query_one(changed, &[]).await;
     let changed: i64 = changed.and_then(|row| row.try_get(0)).map_err(error_of)?;
-    // Before others become absent: the trackers beside this one have yet to hear of those.
-    let forget = "DELETE FROM holder WHERE present = 0 AND ((signed = 0 AND last_seen < $1) \
-        OR (signed = 1 AND last_seen < $2 AND sequence < $3))";
-    let forgotten = transaction
-        .execute(
-            forget,
-            &[
-                &(now - 2.0 * lifetimes.older),
-                &(now - lifetimes.memory),
-                &decision::forgotten_below(now, lifetimes.memory),
-            ],
+    let (signed, older) = (now - lifetimes.signed, now - lifetimes.older);
+    let rows = transaction
+        .query(
+            sql::EXPIRE_SHARED,
+            &[&changed, &signed.max(older), &signed, &older],
         )
-        .await;
-    forgotten.map_err(error_of)?;
-    // Another tracker may be about to do the same, or somebody is just heard of.
-    let select = format!(
-        "{} WHERE present = 1 AND ((signed = 1 AND last_seen < $1) OR (signed = 0 AND last_seen < $2)) \
-         ORDER BY id FOR UPDATE SKIP LOCKED",
-        sql::HOLDER
-    );
-    let times = (now - lifetimes.signed, now - lifetimes.older);
-    let rows = transaction.query(&select, &[&times.0, &times.1]).await;
-    let mut gone = Vec::new();
-    let writing = Writing {
-        transaction: &transaction,
-        changed,
-    };
-    for row in &rows.map_err(error_of)? {
-        let mut record = record_of(row)?;
-        record.holder.present = false;
-        record.holder.revision = record.holder.revision.saturating_add(1);
-        record.base = None;
-        writing.write_record(&record).await?;
-        writing.drop_paths(record.holder.id).await?;
-        gone.push(record.holder);
-    }
-    for table in ["peers", "iroh_peers"] {
-        let delete = format!("DELETE FROM {table} WHERE last_seen < $1");
-        let deleted = transaction.execute(&delete, &[&times.1]).await;
-        deleted.map_err(error_of)?;
-    }
+        .await
+        .map_err(error_of)?;
+    let gone = rows
+        .iter()
+        .map(|row| Ok(record_of(row)?.holder))
+        .collect::<Result<Vec<_>>>()?;
+    let ids: Vec<HolderId> = gone.iter().map(|holder| holder.id).collect();
+    let delete = "DELETE FROM holding WHERE holder = ANY ($1)";
+    let deleted = transaction.execute(delete, &[&ids]).await;
+    deleted.map_err(error_of)?;
     transaction.commit().await.map_err(error_of)?;
     Ok(gone)
+}
+
+pub(super) async fn tidy(
+    client: &mut Client,
+    now: f64,
+    lifetimes: Lifetimes,
+    kept: Kept,
+) -> Result<u64> {
+    let transaction = client.transaction().await.map_err(error_of)?;
+    // Where another tracker is at it there is nothing left to do.
+    let lock = "SELECT pg_try_advisory_xact_lock($1)";
+    let locked = transaction.query_one(lock, &[&TIDYING]).await;
+    if locked.and_then(|row| row.try_get(0)).map_err(error_of)? {
+        tidy_alone(&transaction, now, lifetimes, kept)
+            .await
+            .map_err(error_of)?;
+    }
+    let row = transaction.query_one(sql::COUNT_HASHES, &[]).await;
+    let hashes: i64 = row.and_then(|row| row.try_get(0)).map_err(error_of)?;
+    transaction.commit().await.map_err(error_of)?;
+    Ok(hashes.unsigned_abs())
+}
+
+async fn tidy_alone(
+    transaction: &Transaction<'_>,
+    now: f64,
+    lifetimes: Lifetimes,
+    kept: Kept,
+) -> std::result::Result<(), tokio_postgres::Error> {
+    for table in ["peers", "iroh_peers"] {
+        let delete = format!("DELETE FROM {table} WHERE last_seen < $1");
+        transaction
+            .execute(&delete, &[&(now - lifetimes.older)])
+            .await?;
+    }
+    transaction
+        .execute(sql::FORGET_OLDER, &[&(now - 2.0 * lifetimes.older)])
+        .await?;
+    let below = decision::forgotten_below(now, lifetimes.memory);
+    transaction
+        .execute(sql::FORGET_SIGNED, &[&(now - lifetimes.memory), &below])
+        .await?;
+    let absent = i64::from(kept.absent);
+    if let Some(row) = transaction
+        .query_opt(sql::ABSENT_BEYOND, &[&absent])
+        .await?
+    {
+        let beyond = decision::forgotten_at(now, row.try_get(0)?, lifetimes);
+        let row = transaction
+            .query_one(sql::ABSENT_SEQUENCE, &[&beyond])
+            .await?;
+        let forgotten = decision::forgotten_up_to(now, row.try_get(0)?);
+        let update = "UPDATE peerix_tracker SET forgotten = $1 WHERE forgotten < $1";
+        transaction.execute(update, &[&forgotten]).await?;
+        transaction.execute(sql::FORGET_ABSENT, &[&beyond]).await?;
+    }
+    let transfers = i64::from(kept.transfers);
+    let old = now - lifetimes.transfers;
+    transaction
+        .execute(sql::TRIM_TRANSFERS, &[&old, &transfers])
+        .await?;
+    let cids = i64::from(kept.cids);
+    transaction.execute(sql::TRIM_CIDS, &[&cids]).await?;
+    let reputations = i64::from(kept.reputations);
+    transaction
+        .execute(sql::TRIM_REPUTATIONS, &[&reputations])
+        .await?;
+    Ok(())
+}
+
+/// The number up to which announcements of those are refused that are not remembered.
+async fn forgotten(transaction: &Transaction<'_>) -> Result<i64> {
+    let select = "SELECT forgotten FROM peerix_tracker";
+    let row = transaction.query_one(select, &[]).await;
+    row.and_then(|row| row.try_get(0)).map_err(error_of)
 }
 
 pub(super) async fn collect_hashes(client: &mut Client) -> Result<u64> {
@@ -424,9 +481,7 @@ impl Writing<'_> {
             Some(set) => set.len(),
             None => self.paths_of(id).await?.len(),
         };
-        if count > limits::MAX_PATHS_OF_ONE {
-            return Err(StorageError::Full);
-        }
+        decision::require_few(count)?;
         match &set {
             Some(set) if paths != Paths::Drop => {
                 let put = self.transaction.prepare_cached(sql::PUT_HOLDING).await;

@@ -39,7 +39,11 @@ pub(super) async fn put_node(client: &mut Client, node: &OlderNode) -> Result<Op
 }
 
 pub(super) async fn nodes(client: &impl GenericClient, since: f64) -> Result<Vec<OlderNode>> {
-    let select = format!("{} WHERE last_seen > $1", sql::NODES);
+    let select = format!(
+        "{} WHERE last_seen > $1 ORDER BY last_seen DESC LIMIT {}",
+        sql::NODES,
+        limits::LISTED
+    );
     let rows = client.query(&select, &[&since]).await.map_err(error_of)?;
     rows.iter()
         .map(node_of)
@@ -109,7 +113,14 @@ pub(super) async fn peers(
     names: Option<Vec<String>>,
 ) -> Result<Vec<(OlderPeer, Reputation)>> {
     let rows = match names {
-        None => client.query(sql::PEERS, &[&since]).await,
+        None => {
+            let select = format!(
+                "{} ORDER BY p.last_seen DESC LIMIT {}",
+                sql::PEERS,
+                limits::LISTED
+            );
+            client.query(&select, &[&since]).await
+        }
         Some(names) => {
             let select = format!("{} AND p.peer_id = ANY ($2)", sql::PEERS);
             client.query(&select, &[&since, &names]).await
@@ -203,6 +214,7 @@ pub(super) async fn report(client: &mut Client, report: &Report) -> Result<Repor
                     &credit.total_received,
                     &credit.successful_transfers,
                     &credit.failed_transfers,
+                    &report.now,
                 ],
             )
             .await

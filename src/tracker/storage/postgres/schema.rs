@@ -7,7 +7,7 @@ use super::error_of;
 use crate::tracker::api::TrackerId;
 
 /// The version that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The lock that trackers take which make tables.
 const LOCK: i64 = 0x7065_6572_6978_0001;
@@ -47,6 +47,17 @@ CREATE TABLE holding (holder BIGINT PRIMARY KEY, paths BYTEA NOT NULL);
 ALTER TABLE holding ALTER paths SET STORAGE EXTERNAL;
 ";
 
+/// What finds the silent, and the oldest of what strangers make; and the number up to which
+/// announcements of endpoints that are not remembered are refused.
+const VERSION_2: &str = "
+DROP INDEX holder_last_seen;
+CREATE INDEX holder_present ON holder (present, last_seen);
+CREATE INDEX cid_mappings_created_at ON cid_mappings (created_at);
+ALTER TABLE reputation ADD COLUMN changed_at DOUBLE PRECISION NOT NULL DEFAULT 0;
+CREATE INDEX reputation_changed_at ON reputation (changed_at);
+ALTER TABLE peerix_tracker ADD COLUMN forgotten BIGINT NOT NULL DEFAULT 0;
+";
+
 /// Makes or updates the tables, and returns the id of the trackers that share them.
 pub(super) async fn prepare(transaction: &Transaction<'_>) -> Result<TrackerId, StorageError> {
     let lock = "SELECT pg_advisory_xact_lock($1)::text";
@@ -65,10 +76,9 @@ pub(super) async fn prepare(transaction: &Transaction<'_>) -> Result<TrackerId, 
         .await
         .map_err(error_of)?;
     let Some(made) = made else {
-        transaction
-            .batch_execute(VERSION_1)
-            .await
-            .map_err(error_of)?;
+        for tables in [VERSION_1, VERSION_2] {
+            transaction.batch_execute(tables).await.map_err(error_of)?;
+        }
         let id = TrackerId::generate();
         let insert = "INSERT INTO peerix_tracker (version, id) VALUES ($1, $2)";
         transaction
@@ -83,6 +93,17 @@ pub(super) async fn prepare(transaction: &Transaction<'_>) -> Result<TrackerId, 
             found: version,
             known: VERSION,
         });
+    }
+    if version < VERSION {
+        transaction
+            .batch_execute(VERSION_2)
+            .await
+            .map_err(error_of)?;
+        let update = "UPDATE peerix_tracker SET version = $1";
+        transaction
+            .execute(update, &[&VERSION])
+            .await
+            .map_err(error_of)?;
     }
     let id: String = made.try_get(1).map_err(error_of)?;
     id.parse()

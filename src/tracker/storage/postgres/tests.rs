@@ -50,7 +50,7 @@ async fn what_one_tracker_is_told_another_one_knows() {
         added,
         removed,
         addr: String::new(),
-        now: crate::tracker::core::now(),
+        now: crate::clock::unix_now(),
     };
     let holders = |tracker: &Tracker| tracker.directory().older_holders("public", &hash);
     first
@@ -74,7 +74,7 @@ async fn what_one_tracker_is_told_another_one_knows() {
         .announce_older(change(vec![hash], Vec::new()))
         .await
         .unwrap();
-    let late = crate::tracker::core::now() + 1000.0;
+    let late = crate::clock::unix_now() + 1000.0;
     assert_eq!(second.expire(late).await.unwrap(), 1);
     third.sync().await.unwrap();
     first.sync().await.unwrap();

@@ -3,17 +3,18 @@
 use iroh::EndpointId;
 use peerix_store::nix::StorePathHash;
 use rusqlite::{
-    Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params, params,
+    Connection, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, named_params,
+    params,
 };
 
 use super::super::{
-    Contents, Holder, HolderId, HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome,
-    SignedChange, StorageError, columns,
+    Contents, Holder, HolderId, HolderKey, Holding, Kept, Lifetimes, OlderChange, OlderNode,
+    Outcome, SignedChange, StorageError, columns,
     decision::{self, Decision, Paths, Record},
     sql,
 };
 use super::{error_of, older};
-use crate::tracker::{id_set::IdSet, limits};
+use crate::tracker::id_set::IdSet;
 
 pub(super) fn load(connection: &mut Connection) -> Result<Contents, StorageError> {
     let hashes = connection
@@ -77,7 +78,11 @@ pub(super) fn announce(
     let key = HolderKey::Signed(change.endpoint);
     let known = record(&transaction, &key)?;
     let is_first = known.is_none();
-    let (record, paths) = match decision::signed(known, change) {
+    let forgotten = match is_first {
+        true => forgotten(&transaction)?,
+        false => 0,
+    };
+    let (record, paths) = match decision::signed(known, forgotten, change) {
         Decision::Write { record, paths } => (record, paths),
         Decision::Refuse(outcome) => return Ok(outcome),
     };
@@ -130,45 +135,74 @@ pub(super) fn expire(
     lifetimes: Lifetimes,
 ) -> Result<Vec<Holder>, StorageError> {
     let transaction = begin(connection)?;
-    let mut gone: Vec<Record> = transaction
-        .prepare_cached(&format!(
-            "{} WHERE present = 1 AND last_seen < CASE signed WHEN 1 THEN $1 ELSE $2 END",
-            sql::HOLDER
-        ))
-        .and_then(|mut select| {
-            select
-                .query_map([now - lifetimes.signed, now - lifetimes.older], record_of)?
-                .collect()
+    let gone: Vec<Record> = transaction
+        .prepare_cached(sql::EXPIRE)
+        .and_then(|mut update| {
+            let (signed, older) = (now - lifetimes.signed, now - lifetimes.older);
+            let times = params![0, signed.max(older), signed, older];
+            update.query_map(times, record_of)?.collect()
         })
         .map_err(error_of)?;
-    for record in &mut gone {
-        record.holder.present = false;
-        record.holder.revision = record.holder.revision.saturating_add(1);
-        record.base = None;
-        write_record(&transaction, record)?;
+    for record in &gone {
         drop_paths(&transaction, record.holder.id)?;
     }
-    let forget = || -> rusqlite::Result<()> {
-        for table in ["peers", "iroh_peers"] {
-            transaction
-                .prepare_cached(&format!("DELETE FROM {table} WHERE last_seen < ?1"))?
-                .execute([now - lifetimes.older])?;
-        }
-        transaction
-            .prepare_cached(
-                "DELETE FROM holder WHERE present = 0 AND ((signed = 0 AND last_seen < ?1) \
-                 OR (signed = 1 AND last_seen < ?2 AND sequence < ?3))",
-            )?
-            .execute(params![
-                now - 2.0 * lifetimes.older,
-                now - lifetimes.memory,
-                decision::forgotten_below(now, lifetimes.memory),
-            ])?;
-        Ok(())
-    };
-    forget().map_err(error_of)?;
     transaction.commit().map_err(error_of)?;
     Ok(gone.into_iter().map(|record| record.holder).collect())
+}
+
+pub(super) fn tidy(
+    connection: &mut Connection,
+    now: f64,
+    lifetimes: Lifetimes,
+    kept: Kept,
+) -> Result<u64, StorageError> {
+    let transaction = begin(connection)?;
+    let done = |statement: &str, values: &[&dyn ToSql]| {
+        let prepared = transaction.prepare_cached(statement);
+        prepared.and_then(|mut prepared| prepared.execute(values))
+    };
+    let tidy = || -> rusqlite::Result<u64> {
+        for table in ["peers", "iroh_peers"] {
+            let delete = format!("DELETE FROM {table} WHERE last_seen < $1");
+            done(&delete, &[&(now - lifetimes.older)])?;
+        }
+        done(sql::FORGET_OLDER, &[&(now - 2.0 * lifetimes.older)])?;
+        let below = decision::forgotten_below(now, lifetimes.memory);
+        done(sql::FORGET_SIGNED, &[&(now - lifetimes.memory), &below])?;
+        let beyond: Option<f64> = transaction
+            .prepare_cached(sql::ABSENT_BEYOND)?
+            .query_row([kept.absent], |row| row.get(0))
+            .optional()?;
+        if let Some(beyond) = beyond {
+            let beyond = decision::forgotten_at(now, beyond, lifetimes);
+            let last: Option<i64> = transaction
+                .prepare_cached(sql::ABSENT_SEQUENCE)?
+                .query_row([beyond], |row| row.get(0))?;
+            let forgotten = decision::forgotten_up_to(now, last);
+            done(
+                "UPDATE tracker SET forgotten = $1 WHERE forgotten < $1",
+                &[&forgotten],
+            )?;
+            done(sql::FORGET_ABSENT, &[&beyond])?;
+        }
+        let old = now - lifetimes.transfers;
+        done(sql::TRIM_TRANSFERS, &[&old, &kept.transfers])?;
+        done(sql::TRIM_CIDS, &[&kept.cids])?;
+        done(sql::TRIM_REPUTATIONS, &[&kept.reputations])?;
+        let hashes: i64 = transaction.query_row(sql::COUNT_HASHES, [], |row| row.get(0))?;
+        Ok(hashes.unsigned_abs())
+    };
+    let hashes = tidy().map_err(error_of)?;
+    transaction.commit().map_err(error_of)?;
+    Ok(hashes)
+}
+
+/// The number up to which announcements of those are refused that are not remembered.
+fn forgotten(transaction: &Transaction<'_>) -> Result<i64, StorageError> {
+    transaction
+        .prepare_cached("SELECT forgotten FROM tracker")
+        .and_then(|mut select| select.query_row([], |row| row.get(0)))
+        .map_err(error_of)
 }
 
 pub(super) fn collect_hashes(connection: &mut Connection) -> Result<u64, StorageError> {
@@ -331,9 +365,7 @@ fn write(
         Some(set) => set.len(),
         None => paths_of(transaction, id)?.len(),
     };
-    if count > limits::MAX_PATHS_OF_ONE {
-        return Err(StorageError::Full);
-    }
+    decision::require_few(count)?;
     match &set {
         Some(set) if paths != Paths::Drop => {
             transaction

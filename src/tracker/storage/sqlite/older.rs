@@ -35,8 +35,14 @@ pub(super) fn put_node(
 }
 
 pub(super) fn nodes(connection: &Connection, since: f64) -> rusqlite::Result<Vec<OlderNode>> {
-    let mut select = connection.prepare_cached(&format!("{} WHERE last_seen > $1", sql::NODES))?;
-    select.query_map([since], node_of)?.collect()
+    connection
+        .prepare_cached(&format!(
+            "{} WHERE last_seen > $1 ORDER BY last_seen DESC LIMIT {}",
+            sql::NODES,
+            limits::LISTED
+        ))?
+        .query_map([since], node_of)?
+        .collect()
 }
 
 pub(super) fn node(connection: &Connection, node_id: &str) -> rusqlite::Result<Option<OlderNode>> {
@@ -97,7 +103,11 @@ pub(super) fn peers(
 ) -> rusqlite::Result<Vec<(OlderPeer, Reputation)>> {
     match names {
         None => connection
-            .prepare_cached(sql::PEERS)?
+            .prepare_cached(&format!(
+                "{} ORDER BY p.last_seen DESC LIMIT {}",
+                sql::PEERS,
+                limits::LISTED
+            ))?
             .query_map([since], peer_of)?
             .collect(),
         Some(names) => connection
@@ -176,6 +186,7 @@ pub(super) fn report(connection: &mut Connection, report: &Report) -> rusqlite::
                 credit.total_received,
                 credit.successful_transfers,
                 credit.failed_transfers,
+                report.now,
             ])?;
     }
     transaction.commit()?;

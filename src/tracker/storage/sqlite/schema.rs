@@ -10,7 +10,7 @@ use super::error_of;
 use crate::tracker::{api::TrackerId, id_set::IdSet};
 
 /// The version that this program writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The tables of the older program that stay as they are. It wrote no version.
 const OLDER: &str = "
@@ -46,6 +46,17 @@ CREATE TABLE holding (holder INTEGER PRIMARY KEY, paths BLOB NOT NULL);
 CREATE INDEX iroh_peers_peer_id ON iroh_peers (peer_id);
 ";
 
+/// What finds the silent, and the oldest of what strangers make; and the number up to which
+/// announcements of endpoints that are not remembered are refused.
+const VERSION_2: &str = "
+DROP INDEX holder_last_seen;
+CREATE INDEX holder_present ON holder (present, last_seen);
+CREATE INDEX cid_mappings_created_at ON cid_mappings (created_at);
+ALTER TABLE reputation ADD COLUMN changed_at REAL NOT NULL DEFAULT 0;
+CREATE INDEX reputation_changed_at ON reputation (changed_at);
+ALTER TABLE tracker ADD COLUMN forgotten INTEGER NOT NULL DEFAULT 0;
+";
+
 /// Returns the version of a database, 0 for none and for the older program's; writes nothing.
 ///
 /// # Errors
@@ -72,7 +83,7 @@ pub(super) fn prepare(
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(error_of)?;
-        make(&transaction).map_err(error_of)?;
+        update(&transaction, version).map_err(error_of)?;
         transaction.commit().map_err(error_of)?;
     }
     let id: String = connection
@@ -80,6 +91,14 @@ pub(super) fn prepare(
         .map_err(error_of)?;
     id.parse()
         .map_err(|_| StorageError::Damaged("the tracker's id is none".to_owned()))
+}
+
+fn update(transaction: &Transaction<'_>, version: i64) -> rusqlite::Result<()> {
+    if version < 1 {
+        make(transaction)?;
+    }
+    transaction.execute_batch(VERSION_2)?;
+    transaction.pragma_update(None, "user_version", VERSION)
 }
 
 fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -97,7 +116,7 @@ fn make(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     if had_packages {
         take_over_packages(transaction)?;
     }
-    transaction.pragma_update(None, "user_version", VERSION)
+    Ok(())
 }
 
 /// Turns the older program's rows, one for each path of each peer, into holdings.

@@ -62,6 +62,7 @@ async fn the_older_programs_file_is_taken_over_with_all_that_is_in_it() {
              INSERT INTO iroh_peers VALUES ('n', 'desk', NULL, '[\"10.0.0.1:1\"]', '192.0.2.1', 5.5);
              INSERT INTO transfers (sender_id, receiver_id, created_at) VALUES ('desk', 'r', 5.5);
              INSERT INTO reputation VALUES ('desk', 1000, 0, 1, 0);
+             INSERT INTO reputation VALUES ('rich', 9.5e18, 0, 1, 0);
              INSERT INTO packages VALUES ('17bh691vzkqk8hv1i7xiaqff85b85br3', 'desk', 5.5);
              INSERT INTO packages VALUES ('17bh691vzkqk8hv1i7xiaqff85b85br4', 'desk', 5.0);
              INSERT INTO packages VALUES ('17bh691vzkqk8hv1i7xiaqff85b85br3', 'other', 4.0);
@@ -93,6 +94,8 @@ async fn the_older_programs_file_is_taken_over_with_all_that_is_in_it() {
     let peers = storage.peers(0.0, None).await.unwrap();
     assert_eq!(peers[0].0.port, 12304);
     assert_eq!(peers[0].1.total_shared, 1000);
+    let rich = storage.reputation("rich".to_owned()).await.unwrap();
+    assert_eq!(rich.total_shared, i64::MAX, "a sum that became a fraction");
     assert_eq!(
         storage.nodes(0.0).await.unwrap()[0].direct_addrs,
         ["10.0.0.1:1"]

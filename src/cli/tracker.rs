@@ -121,9 +121,8 @@ impl Given {
 
     fn flag(&self, flag: bool, name: &str) -> Result<bool, Failure> {
         let on = self.value(None, name, |text| match text {
-            "1" | "true" | "yes" => Ok(true),
-            "" | "0" | "false" | "no" => Ok(false),
-            _ => Err(format!("`{text}` is neither true nor false")),
+            "" => Ok(false),
+            text => value::switch(text),
         })?;
         Ok(flag || on == Some(true))
     }
@@ -147,6 +146,7 @@ fn network(text: &str) -> Result<IpNet, String> {
 
 /// Where a tracker listens and how it runs.
 struct Plan {
+    verbose: bool,
     host: String,
     port: u16,
     config: TrackerConfig,
@@ -169,6 +169,7 @@ impl TrackerArgs {
         let relay_announced_only = given.flag(self.relay_announced_only, "relay-announced-only")?;
         let port = parsed("a port");
         let plan = Plan {
+            verbose: given.flag(self.verbose, "verbose")?,
             host: given
                 .text(self.host, "host")
                 .map_or_else(|| "0.0.0.0".to_owned(), |(host, _)| host),
@@ -308,9 +309,8 @@ fn without_relay(name: &str) -> Failure {
 
 pub(super) fn run(args: TrackerArgs) -> Result<Exit, Failure> {
     let surroundings = surroundings::read();
-    let verbose = args.verbose || surroundings.variable("PEERIX_TRACKER_VERBOSE") == Some("true");
     let plan = args.plan(surroundings)?;
-    let log = logging::start_daemon(verbose, LogFormat::Auto);
+    let log = logging::start_daemon(plan.verbose, LogFormat::Auto);
     let service =
         Service::from_environment().map_err(|error| Failure::failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -394,10 +394,12 @@ mod tests {
         let variables = [
             ("PEERIX_TRACKER_PORT", "2"),
             ("PEERIX_TRACKER_REQUIRE_SIGNED", "true"),
+            ("PEERIX_TRACKER_VERBOSE", "1"),
         ];
         let given = plan(&[], &variables).unwrap();
         assert_eq!(given.port, 2);
-        assert!(given.config.face.require_signed);
+        assert!(given.config.face.require_signed && given.verbose);
+        assert!(!plain.verbose);
     }
 
     #[test]

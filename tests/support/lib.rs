@@ -19,6 +19,7 @@ pub mod peer;
 pub mod postgres;
 pub mod relay;
 pub mod shapes;
+pub mod small_disk;
 pub mod static_cache;
 pub mod swarm_member;
 pub mod tracker;

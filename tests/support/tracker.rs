@@ -38,7 +38,8 @@ impl Tracker {
     /// Starts one over `tracker.db` in `directory`, which it keeps.
     pub fn start_in(directory: tempfile::TempDir, flags: &[&str]) -> Tracker {
         let mut flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        if !flags.iter().any(|flag| flag == "--database") {
+        let is_said = |flag: &String| flag == "--database" || flag == "--db-path";
+        if !flags.iter().any(is_said) {
             let path = directory.path().join("tracker.db");
             flags.extend(["--db-path".to_owned(), path.display().to_string()]);
         }

@@ -1,18 +1,13 @@
 //! Kills, full disks and disks that fail.
 
-use std::{
-    fs,
-    io::Read as _,
-    net::TcpStream,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Read as _, net::TcpStream};
 
 use crate::support::{
     http,
     nix_store::{Key, NixStore, PathSpec},
     peer::{Peer, PeerOptions},
     skip,
+    small_disk::SmallDisk,
     tree::Node,
     wait_for,
 };
@@ -58,41 +53,6 @@ fn a_receiver_killed_in_the_middle_fetches_only_the_rest() {
     assert!(fetched <= 0.45 * SIZE as f64, "{fetched}");
 }
 
-/// A small file system of its own, gone with this.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// Returns `None` where this process may not mount.
-    fn new(megabytes: u32) -> Option<Self> {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then(|| Self(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes all room that is left.
-    fn fill(&self) {
-        let file = fs::File::create(self.path().join("fill")).expect("a file");
-        let chunk = [1; 65_536];
-        while std::io::Write::write(&mut &file, &chunk).is_ok_and(|written| written > 0) {}
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
-
 /// FAULTS D3.
 #[test]
 fn a_full_disk_stops_nothing_but_what_needs_it() {
@@ -132,7 +92,7 @@ fn a_full_disk_stops_nothing_but_what_needs_it() {
     assert_eq!(receiver.get(&receiver.nar_target(&large)).status, 404);
     receiver.assert_no_panic();
     // Room again, and all is as it was.
-    fs::remove_file(disk.path().join("fill")).expect("a file to remove");
+    disk.clear();
     wait_for("the index to be written again", || {
         receiver
             .try_cli(&["share", "--yes", &later])

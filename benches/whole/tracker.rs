@@ -37,6 +37,9 @@ const LOOKUPS: usize = 100;
 /// How often a client looks up where it does not do so without a pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a peer says that it is still there.
+const STAY: Duration = Duration::from_secs(100);
+
 /// Measures both and prints their table. `PEERIX_PEERS` sets the number of peers.
 pub fn run() {
     let peers = std::env::var("PEERIX_PEERS").ok();
@@ -76,22 +79,36 @@ fn measure(name: &str, mut tracker: Tracker, peers: usize) {
         .collect();
     let id = tracker.id();
     let started = now();
-    let mut keys = Vec::new();
+    let mut keys: Vec<Announcer> = Vec::new();
     let mut full = Vec::new();
     for _ in 0..peers {
+        // On a slow machine the first ones would be gone before the last ones come.
+        for announcer in &mut keys {
+            announcer.stay(&id, tracker.address());
+        }
         let key = SecretKey::generate();
         let held = index::sample(&mut rng, PATHS, HELD);
         let held: Vec<&str> = held.iter().map(|path| names[path].as_str()).collect();
         let body = announcement(&id, &key, started, "full", Value::Null, &held);
         full.push(announce(tracker.address(), &key, &body));
-        keys.push(key);
+        keys.push(Announcer {
+            key,
+            base: started,
+            sequence: started,
+            last: Instant::now(),
+        });
     }
     let mut deltas = Vec::new();
-    for key in keys.iter().step_by((peers / 100).max(1)) {
+    for announcer in keys.iter_mut().step_by((peers / 100).max(1)) {
+        announcer.sequence += 1;
+        let (key, base) = (&announcer.key, json!(announcer.base));
         let added = index::sample(&mut rng, PATHS, CHANGED);
         let added: Vec<&str> = added.iter().map(|path| names[path].as_str()).collect();
-        let body = announcement(&id, key, started + 1, "delta", json!(started), &added);
+        let body = announcement(&id, key, announcer.sequence, "delta", base, &added);
         deltas.push(announce(tracker.address(), key, &body));
+    }
+    for announcer in &mut keys {
+        announcer.stay(&id, tracker.address());
     }
     let (paced, _) = lookups(tracker.address(), &names, Some(PAUSE));
     let (eager, rate) = lookups(tracker.address(), &names, None);
@@ -121,6 +138,34 @@ fn measure(name: &str, mut tracker: Tracker, peers: usize) {
         format!("{rate:.0}, {}", seconds(quantile(&eager, 0.99))),
         seconds(start),
     ]);
+}
+
+/// A peer that announced itself.
+struct Announcer {
+    key: SecretKey,
+    base: u64,
+    sequence: u64,
+    last: Instant,
+}
+
+impl Announcer {
+    /// Says that it is still there, where that is due.
+    fn stay(&mut self, tracker: &str, address: SocketAddr) {
+        if self.last.elapsed() < STAY {
+            return;
+        }
+        self.sequence += 1;
+        let body = announcement(
+            tracker,
+            &self.key,
+            self.sequence,
+            "refresh",
+            Value::Null,
+            &[],
+        );
+        announce(address, &self.key, &body);
+        self.last = Instant::now();
+    }
 }
 
 fn now() -> u64 {

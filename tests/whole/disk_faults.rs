@@ -1,6 +1,6 @@
 //! Kills, full disks and disks that fail.
 
-use std::{fs, io::Read as _, net::TcpStream};
+use std::{io::Read as _, net::TcpStream};
 
 use crate::support::{
     http,

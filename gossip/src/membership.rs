@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_it_tries_again_and_again_within_fifteen_seconds() {
+    fn alone_it_tries_again_and_again_at_the_longest_pause() {
         let start = Instant::now();
         let mut membership = Membership::default();
         assert!(membership.due(0, 5, start) > 0);

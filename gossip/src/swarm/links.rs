@@ -40,8 +40,15 @@ struct State {
     links: HashMap<EndpointId, Peer>,
     banned: HashMap<EndpointId, Instant>,
     suspected: HashMap<EndpointId, u32>,
-    /// Bytes that came from all beside what was delivered.
-    unexplained: u64,
+}
+
+/// What a look at all connections shows.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Who sent far more than what was delivered explains.
+    pub(super) floods: Vec<EndpointId>,
+    /// Bytes that all sent beside that since the last look.
+    pub(super) unexplained: u64,
 }
 
 struct Peer {
@@ -159,12 +166,11 @@ impl Links {
     }
 
     /// Compares what came over each connection with `delivered`, the bytes that gossip delivered
-    /// meanwhile in all; returns who sent far more than that explains.
+    /// meanwhile in all.
     ///
     /// A neighbour may send all that the others sent too, so all of it explains what one sends.
-    pub(super) fn floods(&self, delivered: u64, now: Instant) -> Vec<EndpointId> {
-        let mut floods = Vec::new();
-        let mut all = 0;
+    pub(super) fn look(&self, delivered: u64, now: Instant) -> Looked {
+        let mut looked = Looked::default();
         let mut state = self.state();
         state.links.retain(|id, peer| {
             let mut received = 0;
@@ -174,25 +180,14 @@ impl Links {
                 new.is_some()
             });
             let unexplained = received.saturating_sub(delivered.saturating_mul(2));
-            all += unexplained;
+            looked.unexplained = looked.unexplained.saturating_add(unexplained);
             peer.unexplained.take(unexplained as f64, now);
             if peer.unexplained.left(now) < 0.0 {
-                floods.push(*id);
+                looked.floods.push(*id);
             }
             !peer.connections.is_empty()
         });
-        state.unexplained = state.unexplained.saturating_add(all);
-        floods
-    }
-
-    /// Counts from zero what [`Links::unexplained`] tells: gossip was started anew.
-    pub(super) fn begin(&self) {
-        self.state().unexplained = 0;
-    }
-
-    /// Bytes that all neighbours sent beside what was delivered, since [`Links::begin`].
-    pub(super) fn unexplained(&self) -> u64 {
-        self.state().unexplained
+        looked
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -155,7 +155,7 @@ async fn watch(
     let delivered = Arc::new(AtomicU64::new(0));
     let mut still_since = Instant::now();
     let mut last = moved(gossip);
-    swarm.0.links.begin();
+    let mut unexplained = 0u64;
     loop {
         tokio::select! {
             biased;
@@ -163,11 +163,13 @@ async fn watch(
             _ = looks.tick() => {
                 let now = Instant::now();
                 let delivered = delivered.swap(0, Ordering::Relaxed);
-                for flooder in swarm.0.links.floods(delivered, now) {
+                let looked = swarm.0.links.look(delivered, now);
+                for flooder in looked.floods {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
                 }
-                if swarm.0.links.unexplained() > limits::UNEXPLAINED_MOST {
+                unexplained = unexplained.saturating_add(looked.unexplained);
+                if unexplained > limits::UNEXPLAINED_MOST {
                     return End::Full;
                 }
                 let moves = moved(gossip);

@@ -21,6 +21,10 @@ use crate::{
     pacing::Allowance,
 };
 
+mod accounts;
+
+use accounts::Accounts;
+
 /// What a peer is, for the whole of its run.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -122,7 +126,8 @@ pub struct Engine {
     /// Who has what.
     pub index: Index,
     announcer: Announcer,
-    neighbours: Vec<Neighbour>,
+    neighbours: Vec<EndpointId>,
+    accounts: Accounts,
     /// Given by hand.
     kept_seeds: Vec<EndpointId>,
     /// Found otherwise, the latest last.
@@ -133,14 +138,6 @@ pub struct Engine {
     fetches: Allowance,
     catch_up: CatchUp,
     rng: ChaCha12Rng,
-}
-
-#[derive(Debug)]
-struct Neighbour {
-    id: EndpointId,
-    floods: u32,
-    /// What it may still deliver that is of no use, in bytes.
-    waste: Allowance,
 }
 
 /// The state of asking neighbours for what they know.
@@ -157,9 +154,6 @@ struct CatchUp {
     failures: u32,
     not_before: Option<Instant>,
 }
-
-/// Messages beyond its rate after which a neighbour that wrote them itself is cut.
-const FLOOD: u32 = 200;
 
 /// Neighbours that are asked for a filter after its author.
 const OTHER_HOLDERS: usize = 3;
@@ -179,6 +173,7 @@ impl Engine {
             secret_key: config.secret_key,
             topic: config.topic,
             neighbours: Vec::new(),
+            accounts: Accounts::new(),
             kept_seeds: Vec::new(),
             seeds: VecDeque::new(),
             membership: Membership::default(),
@@ -214,7 +209,7 @@ impl Engine {
             Event::Page(_, page) => self.take_page(page, now.at, &mut actions),
             Event::NeighbourUp(id) => self.neighbour_up(id, now.at),
             Event::NeighbourDown(id) => {
-                self.neighbours.retain(|neighbour| neighbour.id != id);
+                self.neighbours.retain(|neighbour| *neighbour != id);
                 self.membership.down(now.at);
             }
             Event::Seeds { ids, by_hand } => self.seeds(ids, by_hand, &mut actions),
@@ -295,7 +290,7 @@ impl Engine {
         if count == 0 {
             return;
         }
-        let is_far = |id: &EndpointId| self.neighbours.iter().all(|near| near.id != *id);
+        let is_far = |id: &EndpointId| !self.neighbours.contains(id);
         let seeds = self.kept_seeds.iter().chain(&self.seeds).copied();
         let vouched: Vec<EndpointId> = seeds
             .clone()
@@ -327,10 +322,7 @@ impl Engine {
 
     /// The neighbours in the overlay.
     pub fn neighbours(&self) -> Vec<EndpointId> {
-        self.neighbours
-            .iter()
-            .map(|neighbour| neighbour.id)
-            .collect()
+        self.neighbours.clone()
     }
 
     /// Notes paths that this machine has or asked for.
@@ -384,7 +376,7 @@ impl Engine {
             Ok(Heard::Leave(_)) => self.index.len() < known,
             Err(_) => false,
         };
-        if !is_of_use && self.neighbour_wastes(from, bytes.len(), hops, now) {
+        if !is_of_use && self.accounts.wastes(from, bytes.len(), hops, now) {
             actions.push(Action::Cut(from));
         }
         match heard {
@@ -392,51 +384,18 @@ impl Engine {
             Err(Refused::TooOften) => {
                 // Honest neighbours hand on what others write: only who writes itself is cut.
                 let author = Unverified::read(bytes).map(|unverified| unverified.claims().author);
-                let neighbour = self.neighbours.iter_mut().find(|other| other.id == from);
-                if let (Ok(author), Some(neighbour)) = (author, neighbour)
-                    && author == from
-                {
-                    neighbour.floods += 1;
-                    if neighbour.floods == FLOOD {
-                        actions.push(Action::Cut(from));
-                    }
+                if author == Ok(from) && self.accounts.floods(from, now) {
+                    actions.push(Action::Cut(from));
                 }
             }
             Err(_) => {}
         }
     }
 
-    /// Notes that a neighbour delivered what is of no use; whether it did so for too long.
-    ///
-    /// It may only have handed on what others wrote. Who is nearer to the writer is charged more, so
-    /// that the writer's own neighbours cut it off first, and the others are spared the rest.
-    fn neighbour_wastes(&mut self, id: EndpointId, size: usize, hops: u16, now: Instant) -> bool {
-        let neighbour = self.neighbours.iter_mut().find(|other| other.id == id);
-        let Some(neighbour) = neighbour else {
-            return false;
-        };
-        // A count is the writer's to begin with, and one past the largest is none: who sends what
-        // came too far to be true is its writer.
-        let share = match hops {
-            0..=limits::HOPS_MOST => 1.0 / (2.0 + f64::from(hops)),
-            _ => 1.0,
-        };
-        let cost = (size + limits::MESSAGE_OVERHEAD) as f64 * share;
-        let was_left = neighbour.waste.left(now) >= 0.0;
-        neighbour.waste.take(cost, now);
-        was_left && neighbour.waste.left(now) < 0.0
-    }
-
     fn neighbour_up(&mut self, id: EndpointId, now: Instant) {
         let was_alone = self.neighbours.is_empty();
-        if self.neighbours.len() < limits::NEIGHBOURS
-            && self.neighbours.iter().all(|neighbour| neighbour.id != id)
-        {
-            self.neighbours.push(Neighbour {
-                id,
-                floods: 0,
-                waste: Allowance::new(limits::WASTE_RATE, limits::WASTE_BURST, now),
-            });
+        if self.neighbours.len() < limits::NEIGHBOURS && !self.neighbours.contains(&id) {
+            self.neighbours.push(id);
         }
         self.membership.up();
         self.announcer.hurry(&mut self.rng, now);
@@ -514,7 +473,7 @@ impl Engine {
             let others: Vec<EndpointId> = self
                 .neighbours
                 .iter()
-                .map(|neighbour| neighbour.id)
+                .copied()
                 .filter(|id| Some(*id) != before)
                 .collect();
             let asked = asking.asked.filter(|id| others.contains(id));
@@ -543,7 +502,7 @@ impl Engine {
             self.fetches.take(f64::from(cost), now);
             // Its author first; a neighbour may hold it too.
             let mut from = vec![wanted.author];
-            let others = self.neighbours.iter().map(|neighbour| neighbour.id);
+            let others = self.neighbours.iter().copied();
             from.extend(others.filter(|id| *id != wanted.author).take(OTHER_HOLDERS));
             actions.push(Action::Fetch(wanted, from));
         }

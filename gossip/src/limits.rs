@@ -237,6 +237,9 @@ pub const WASTE_RATE: f64 = 4.0 * 1024.0;
 /// Bytes of that in reserve; less than all of each message counts, see `engine.rs`.
 pub const WASTE_BURST: f64 = 2.0 * 1024.0 * 1024.0;
 
+/// Endpoints whose waste is remembered, neighbours or not; the longest silent one goes.
+pub const ACCOUNTS: usize = 1024;
+
 /// Hops that a message may have come: a swarm of 10,000 has a dozen.
 pub const HOPS_MOST: u16 = 50;
 

@@ -176,6 +176,95 @@ fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
 }
 
 #[test]
+fn goodbyes_of_strangers_are_charged_and_those_of_members_are_not() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let (neighbour, member) = (key(2).public(), key(3));
+    let offer = empty_offer(&member, 1).seal(&member, &TOPIC).unwrap();
+    let said = engine.index.hear(&offer, &mut engine.rng, start.at);
+    assert!(said.is_ok());
+    let mut left = engine.accounts.left(neighbour, start.at);
+    let mut cost_of_leaving = |author: &SecretKey| {
+        let leave = Announcement {
+            content: crate::announcement::Content::Leave,
+            ..empty_offer(author, 2)
+        };
+        let leave = leave.seal(author, &TOPIC).unwrap();
+        engine.handle(message(&leave, 2), start);
+        let before = std::mem::replace(&mut left, engine.accounts.left(neighbour, start.at));
+        before - left
+    };
+    assert!(cost_of_leaving(&key(4)) > 0.0);
+    assert!(cost_of_leaving(&member) == 0.0);
+    assert!(cost_of_leaving(&key(5)) > 0.0);
+}
+
+#[test]
+fn what_is_of_no_use_is_held_against_its_writer_first_neighbour_or_not() {
+    let start = now();
+    let (mut first, mut second) = (engine(1, start), engine(4, start));
+    second.handle(Event::NeighbourUp(key(1).public()), start);
+    let is_cut = |actions: Vec<Action>, id: EndpointId| actions.contains(&Action::Cut(id));
+    let writer = key(2).public();
+    let junk = |number: u32| {
+        let mut junk = vec![0xff; 3000];
+        junk[..4].copy_from_slice(&number.to_le_bytes());
+        Bytes::from(junk)
+    };
+    let handed_on = |number: u32| Event::Message {
+        bytes: junk(number),
+        from: key(1).public(),
+        hops: 1,
+    };
+    let mut number = 0;
+    // The writer only connected: it is nobody's neighbour.
+    while !is_cut(first.handle(message(&junk(number), 2), start), writer) {
+        assert!(!is_cut(
+            second.handle(handed_on(number), start),
+            key(1).public()
+        ));
+        number += 1;
+        assert!(number < 5000, "the writer is never cut");
+    }
+    // Connecting anew pays no debt.
+    first.handle(Event::NeighbourUp(writer), start);
+    assert!(first.accounts.left(writer, start.at) < 0.0);
+}
+
+#[test]
+fn after_one_neighbour_s_catalogue_another_one_s_is_read() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let neighbours = [key(2).public(), key(3).public()];
+    let mut asked = Vec::new();
+    let mut note = |actions: Vec<Action>| {
+        let ids = actions.into_iter().filter_map(|action| match action {
+            Action::AskPage(id, start) => Some((id, start)),
+            _ => None,
+        });
+        asked.extend(ids);
+        asked.last().copied()
+    };
+    for neighbour in neighbours {
+        note(engine.handle(Event::NeighbourUp(neighbour), start));
+    }
+    // The first one says that there is nobody.
+    let nobody = Page {
+        entries: Vec::new(),
+        next: None,
+    };
+    let (first, _) = note(Vec::new()).unwrap();
+    note(engine.handle(Event::Page(first, Some(nobody.clone())), start));
+    let (second, _) = note(engine.handle(Event::Tick, start)).unwrap();
+    assert_ne!(first, second);
+    note(engine.handle(Event::Page(second, Some(nobody)), start));
+    for tick in 1..100 {
+        note(engine.handle(Event::Tick, later(start, tick)));
+    }
+    assert_eq!(asked, [(first, [0; 32]), (second, [0; 32])]);
+}
+
+#[test]
 fn who_was_given_by_hand_stays_whoever_else_is_named_and_the_latest_of_those_stay() {
     let start = now();
     let mut engine = engine(1, start);

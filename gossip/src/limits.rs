@@ -259,6 +259,9 @@ pub const LINKS_OF_A_PEER: usize = 8;
 /// Pages of the catalogue that are served at once.
 pub const PAGES_AT_ONCE: usize = 16;
 
+/// Pages, and requests for them, of one endpoint at once: it asks for one after the other.
+pub const PAGES_OF_A_READER: usize = 2;
+
 /// Requests for them that are read at once.
 pub const PAGE_REQUESTS_AT_ONCE: usize = 64;
 

@@ -236,7 +236,7 @@ impl Swarm {
         let mut asked: Vec<(Standing, Arc<Peer>)> = standings
             .into_iter()
             .zip(askable)
-            .filter(|(standing, peer)| *standing != Standing::Lacks || peer.has_tokens())
+            .filter(|(standing, peer)| is_worth_asking(*standing) || peer.has_tokens())
             .collect();
         asked.sort_by_key(|(standing, _)| *standing != Standing::MayHave);
         asked.truncate(limits::LOOKUP_PEERS);
@@ -255,15 +255,18 @@ impl Swarm {
         let known = ids
             .iter()
             .zip(standings)
-            .filter(|(_, standing)| *standing != Standing::Unknown);
+            .filter(|(_, standing)| !matches!(standing, Standing::Unknown | Standing::Doubtful));
         known.map(|(id, _)| *id).collect()
     }
 
     /// Notes what a peer answered that was asked for a path, then.
     pub fn answered(&self, peer: &Peer, path_hash: StorePathHash, had: bool, asked: Instant) {
         let (id, path_hash) = (peer.id(), path_hash.as_bytes());
-        if had || self.0.gossip.standing(&id, path_hash) == Standing::MayHave {
-            self.0.gossip.answered(&id, had, asked);
+        match self.0.gossip.standing(&id, path_hash) {
+            _ if had => self.0.gossip.answered(&id, true, asked),
+            Standing::MayHave => self.0.gossip.answered(&id, false, asked),
+            Standing::Unknown => self.0.gossip.asked_in_vain(&id, asked),
+            Standing::Lacks | Standing::Doubtful => {}
         }
         // A fast no is no use.
         if had {
@@ -331,6 +334,11 @@ impl Swarm {
         }
         true
     }
+}
+
+/// Whether a peer of whom this is known is asked for a path.
+fn is_worth_asking(standing: Standing) -> bool {
+    matches!(standing, Standing::MayHave | Standing::Unknown)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -39,6 +39,8 @@ pub enum Standing {
     Lacks,
     /// Its inventory is not known.
     Unknown,
+    /// Its inventory can't be had, and it lacked what it was asked for lately: not worth a question.
+    Doubtful,
 }
 
 /// What an accepted announcement changed.
@@ -247,9 +249,20 @@ impl Index {
     /// Whether `peer` has the path, as far as is known.
     pub fn standing(&self, peer: &EndpointId, path_hash: &PathHash, now: Instant) -> Standing {
         match self.authors.get(peer) {
-            Some(author) => author.standing(path_hash, Tag::of(path_hash), now),
+            Some(author) => match author.standing(path_hash, Tag::of(path_hash), now) {
+                Standing::Unknown if self.is_doubtful(author, now) => Standing::Doubtful,
+                standing => standing,
+            },
             None => Standing::Unknown,
         }
+    }
+
+    /// Whether it was asked in vain lately, and its inventory will not be known soon.
+    fn is_doubtful(&self, author: &Author, now: Instant) -> bool {
+        let can_be_fetched =
+            |blob: &InventoryBlob| author.fetch_failures == 0 && self.may_be_held(author, blob);
+        let (announced, _) = author.announced.unzip();
+        author.is_left_alone(now) && announced.is_some_and(|blob| !can_be_fetched(&blob))
     }
 
     /// The peers that may have the path, the most useful first.
@@ -294,6 +307,16 @@ impl Index {
         author.answered(had, asked, now);
         if author.is_disbelieved(now) {
             self.drop_held(*peer);
+        }
+    }
+
+    /// Notes that a peer lacked a path that it was asked for because its inventory is not known.
+    ///
+    /// After [`limits::FRUITLESS`] of them in a row it is not worth a question for a while, unless
+    /// its inventory can be fetched.
+    pub fn asked_in_vain(&mut self, peer: &EndpointId, asked: Instant, now: Instant) {
+        if let Some(author) = self.authors.get_mut(peer) {
+            author.asked_in_vain(asked, now);
         }
     }
 

@@ -146,6 +146,16 @@ pub const DISBELIEF: Duration = Duration::from_secs(600);
 /// The longest disbelief.
 pub const DISBELIEF_MOST: Duration = Duration::from_secs(24 * 3600);
 
+/// Questions in a row that an author whose inventory can't be had answered with no, before it is not
+/// asked for a while: each costs every miss a round trip.
+pub const FRUITLESS: u32 = 8;
+
+/// How long it is not asked then, doubling.
+pub const LEFT_ALONE: Duration = Duration::from_secs(60);
+
+/// The longest such pause.
+pub const LEFT_ALONE_MOST: Duration = Duration::from_secs(3600);
+
 /// Paths that tell how much of what this machine has and asks for another has.
 pub const INTERESTS: usize = 256;
 

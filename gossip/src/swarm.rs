@@ -246,6 +246,12 @@ impl Swarm {
             .answered(peer, had, asked, Instant::now());
     }
 
+    /// Notes that a peer lacked a path that it was asked for because its inventory is not known.
+    pub fn asked_in_vain(&self, peer: &EndpointId, asked: Instant) {
+        let now = Instant::now();
+        self.engine().index.asked_in_vain(peer, asked, now);
+    }
+
     /// Notes that a peer could not be connected to: for a while it comes after all others.
     pub fn unreachable(&self, peer: &EndpointId) {
         self.engine().index.unreachable(peer, Instant::now());

@@ -144,7 +144,10 @@ impl Lookup {
         match gossip.standing(&peer.id(), path_hash.as_bytes()) {
             Standing::MayHave => Some("its inventory has it".to_owned()),
             Standing::Lacks => Some("its inventory lacks it".to_owned()),
-            _ => None,
+            Standing::Doubtful => {
+                Some("its inventory can't be had, and it lacked what it was asked for".to_owned())
+            }
+            Standing::Unknown => None,
         }
     }
 

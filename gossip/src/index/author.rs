@@ -85,6 +85,11 @@ pub(super) struct Author {
     disbeliefs: u32,
     /// A claim was false: what went is not always told.
     is_stale: bool,
+    /// Questions in a row that it was asked for want of its inventory, and had nothing.
+    fruitless: u32,
+    last_fruitless: Option<Instant>,
+    left_alone_until: Option<Instant>,
+    left_alone: u32,
 }
 
 impl Author {
@@ -126,6 +131,10 @@ impl Author {
             disbelieved_until: None,
             disbeliefs: 0,
             is_stale: false,
+            fruitless: 0,
+            last_fruitless: None,
+            left_alone_until: None,
+            left_alone: 0,
         }
     }
 
@@ -269,6 +278,7 @@ impl Author {
             self.disbeliefs = 0;
             self.is_proven = true;
             self.unreachable_until = None;
+            (self.fruitless, self.left_alone, self.left_alone_until) = (0, 0, None);
             return;
         }
         // It was asked before it was known to have been wrong: one mistake.
@@ -300,6 +310,30 @@ impl Author {
             self.disbeliefs = self.disbeliefs.saturating_add(1);
             self.false_hits = 0;
         }
+    }
+
+    /// Notes that it lacked what it was asked for while its inventory was not known.
+    ///
+    /// As with false claims, what was asked before the last answer came counts with that.
+    pub(super) fn asked_in_vain(&mut self, asked: Instant, now: Instant) {
+        if self.last_fruitless.is_some_and(|at| asked <= at) {
+            return;
+        }
+        self.last_fruitless = Some(now);
+        self.fruitless += 1;
+        if self.fruitless >= limits::FRUITLESS {
+            let doubled = 1u32 << self.left_alone.min(8);
+            let wait = (limits::LEFT_ALONE * doubled).min(limits::LEFT_ALONE_MOST);
+            self.left_alone_until = Some(now + wait);
+            self.left_alone = self.left_alone.saturating_add(1);
+            // One question then shows whether it changed.
+            self.fruitless = limits::FRUITLESS - 1;
+        }
+    }
+
+    /// Whether it was asked in vain so often that it is not asked now.
+    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+        self.left_alone_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn is_disbelieved(&self, now: Instant) -> bool {

@@ -11,6 +11,10 @@ use crate::{announcement::InventoryBlob, inventory::Inventory, limits};
 /// would displace each other for ever.
 const MARGIN: f32 = 0.02;
 
+/// Authors in a row for whose filter there may be no room at one look: with four looks a second, all
+/// that are remembered are put off before the first of them is due again.
+const TRIES: usize = 16;
+
 /// How long receivers spread their fetches of a new filter, in a swarm of `authors`.
 pub(super) fn spread(authors: usize) -> Duration {
     let authors = u32::try_from(authors).unwrap_or(u32::MAX);
@@ -31,14 +35,31 @@ impl Index {
         if under_way >= limits::FETCHES {
             return None;
         }
+        for _ in 0..TRIES {
+            let wanted = self.most_wanted(now)?;
+            let author = self.authors.get(&wanted.author)?;
+            let (worth, replaced) = (author.worth_fetching(), author.held_bytes());
+            let size = wanted.blob.size as usize;
+            let has_room = self.has_room(wanted.author, worth, size, replaced, now);
+            let author = self.authors.get_mut(&wanted.author)?;
+            if has_room {
+                author.fetching = true;
+                return Some(wanted);
+            }
+            // Not worth its place now; looked at again later.
+            author.fetch_after = now + limits::FETCH_SPREAD_MOST;
+        }
+        None
+    }
+
+    /// The filter that is worth most of those that are due.
+    fn most_wanted(&self, now: Instant) -> Option<Wanted> {
         let due = |author: &&Author| {
             !author.fetching && author.fetch_after <= now && !author.is_disbelieved(now)
         };
         let wanted = self.authors.values().filter(due);
         let wanted = wanted.filter_map(|author| Some((author, author.wants()?)));
-        let share = self.share_of_a_stranger();
-        let wanted =
-            wanted.filter(|(author, blob)| author.is_proven || blob.size as usize <= share);
+        let wanted = wanted.filter(|(author, blob)| self.may_be_held(author, blob));
         // One that is held already is only brought up to date: newcomers go first.
         // And who could not be fetched from waits for all others.
         let (author, blob) = wanted.min_by(|(a, _), (b, _)| {
@@ -47,16 +68,10 @@ impl Index {
             let worth = b.worth_fetching().total_cmp(&a.worth_fetching());
             failed.then(held).then(worth).then(Author::order(a, b))
         })?;
-        let (id, worth, replaced) = (author.id, author.worth_fetching(), author.held_bytes());
-        let size = blob.size as usize;
-        if !self.has_room(id, worth, size, replaced, now) {
-            // Not worth its place now; looked at again later.
-            let author = self.authors.get_mut(&id)?;
-            author.fetch_after = now + limits::FETCH_SPREAD_MOST;
-            return None;
-        }
-        self.authors.get_mut(&id)?.fetching = true;
-        Some(Wanted { author: id, blob })
+        Some(Wanted {
+            author: author.id,
+            blob,
+        })
     }
 
     /// Takes a filter that was fetched.
@@ -191,9 +206,11 @@ impl Index {
         })
     }
 
-    /// Bytes that the filter of an author may take which never had what it was asked for.
-    fn share_of_a_stranger(&self) -> usize {
-        (self.memory / limits::STRANGERS).max(limits::STRANGERS_FILTER)
+    /// Whether the filter of an author may take so much memory: of those that never had what they
+    /// were asked for, each has a small share.
+    pub(super) fn may_be_held(&self, author: &Author, blob: &InventoryBlob) -> bool {
+        let share = (self.memory / limits::STRANGERS).max(limits::STRANGERS_FILTER);
+        author.is_proven || blob.size as usize <= share
     }
 }
 

@@ -7,6 +7,9 @@ use rand::SeedableRng;
 use super::*;
 use crate::{announcement::Offer, changes::Changes};
 
+mod claims;
+mod filters;
+
 const TOPIC: Topic = [7; 32];
 
 fn key(number: u32) -> SecretKey {
@@ -78,6 +81,29 @@ impl Author {
         self.seal(Content::Offer(Box::new(offer)))
     }
 
+    /// Announces an inventory of this size that is nowhere.
+    fn say_size(&mut self, size: u32) -> (InventoryBlob, Bytes) {
+        self.sequence += 1;
+        let mut blob_hash = *self.id().as_bytes();
+        blob_hash[0] ^= self.sequence as u8;
+        let blob = InventoryBlob {
+            blob_hash,
+            size,
+            count: u64::from(size) / 4,
+        };
+        let offer = Offer {
+            relay: None,
+            direct: Vec::new(),
+            systems: Vec::new(),
+            inventory: Some(blob),
+            inventory_sequence: self.sequence,
+            complete: true,
+            since: self.sequence,
+            changes: Changes::default(),
+        };
+        (blob, self.seal(Content::Offer(Box::new(offer))))
+    }
+
     fn seal(&self, content: Content) -> Bytes {
         let announcement = Announcement {
             author: self.id(),
@@ -111,6 +137,16 @@ fn fetch_all(index: &mut Index, now: Instant, authors: &[Author]) -> usize {
         fetched += 1;
     }
     fetched
+}
+
+/// Between one question and the next.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Has it deny what it claimed, in one request after the other.
+fn disbelieve(index: &mut Index, peer: EndpointId, now: Instant) {
+    for number in 0..limits::FALSE_CLAIMS {
+        index.answered(&peer, false, now + MOMENT * number, now + MOMENT * number);
+    }
 }
 
 #[test]
@@ -292,232 +328,6 @@ fn forgeries_do_not_use_up_the_rate_of_who_they_name() {
 }
 
 #[test]
-fn a_thousand_fresh_liars_do_not_hide_who_was_there_before() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut honest = Author::new(1);
-    let wanted = path(1, 1);
-    index
-        .hear(&honest.say(0, &[(wanted, true)]), &mut rng(), now)
-        .unwrap();
-    for number in 0..1000 {
-        let mut liar = Author::new(100 + number);
-        let claims: Vec<_> = (0..100).map(|number| (path(1, number), true)).collect();
-        let later = now + Duration::from_millis(u64::from(number) + 1);
-        index
-            .hear(&liar.say(0, &claims), &mut rng(), later)
-            .unwrap();
-    }
-    let having = index.may_have(&wanted, now);
-    assert_eq!(having.len(), 1001);
-    assert_eq!(having[0], honest.id());
-    let start = Instant::now();
-    for _ in 0..100 {
-        index.may_have(&path(9, 9), now);
-    }
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-}
-
-#[test]
-fn a_liar_is_disbelieved_after_three_false_claims_and_one_false_hit_lowers_nobody() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let (mut liar, mut honest) = (Author::new(1), Author::new(2));
-    let wanted = path(1, 1);
-    for (author, at) in [
-        (&mut liar, now),
-        (&mut honest, now + Duration::from_millis(1)),
-    ] {
-        index
-            .hear(&author.say(0, &[(wanted, true)]), &mut rng(), at)
-            .unwrap();
-    }
-    index.answered(&honest.id(), false, now, now);
-    for second in 0..limits::FALSE_CLAIMS {
-        assert_eq!(index.may_have(&wanted, now)[0], liar.id());
-        let asked = now + MOMENT * second;
-        index.answered(&liar.id(), false, asked, asked);
-    }
-    let now = now + MOMENT * limits::FALSE_CLAIMS;
-    assert_eq!(index.may_have(&wanted, now), [honest.id()]);
-    // Speaking again does not help, time does; and the second disbelief is longer.
-    index
-        .hear(&liar.say(0, &[(wanted, true)]), &mut rng(), now)
-        .unwrap();
-    assert_eq!(index.may_have(&wanted, now), [honest.id()]);
-    let later = now + limits::DISBELIEF;
-    assert_eq!(index.may_have(&wanted, later).len(), 2);
-    disbelieve(&mut index, liar.id(), later);
-    assert_eq!(
-        index.may_have(&wanted, later + limits::DISBELIEF),
-        [honest.id()]
-    );
-}
-
-/// Between one question and the next.
-const MOMENT: Duration = Duration::from_millis(1);
-
-/// Has it deny what it claimed, in one request after the other.
-fn disbelieve(index: &mut Index, peer: EndpointId, now: Instant) {
-    for number in 0..limits::FALSE_CLAIMS {
-        index.answered(&peer, false, now + MOMENT * number, now + MOMENT * number);
-    }
-}
-
-#[test]
-fn who_collected_garbage_is_fetched_from_again_and_not_taken_for_a_liar() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut author = Author::new(1);
-    author.build((0..1000).map(|number| path(1, number)));
-    author.joins(&mut index, now);
-    // A batch asks for what went a moment ago: one mistake.
-    for _ in 0..10 {
-        index.answered(&author.id(), false, now, now);
-    }
-    assert_eq!(index.may_have(&path(1, 700), now), [author.id()]);
-    // What went is not told one by one: no gap.
-    author.build((0..400).map(|number| path(1, number)));
-    author.sequence -= 1;
-    let since = author.sequence;
-    author.inventory.as_mut().unwrap().1 = since;
-    let said = author.say(since, &[]);
-    index.hear(&said, &mut rng(), now).unwrap();
-    let mut later = now + Duration::from_secs(700);
-    for _ in 0..limits::FALSE_CLAIMS {
-        assert_eq!(index.may_have(&path(1, 700), later), [author.id()]);
-        index.answered(&author.id(), false, later, later);
-        later += Duration::from_secs(5);
-    }
-    let authors = std::slice::from_ref(&author);
-    assert_eq!(fetch_all(&mut index, later, authors), 1);
-    assert_eq!(index.may_have(&path(1, 300), later), [author.id()]);
-    assert!(index.may_have(&path(1, 700), later).is_empty());
-}
-
-#[test]
-fn a_liar_that_announces_a_newer_inventory_each_time_is_disbelieved_too() {
-    let mut now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut liar = Author::new(1);
-    liar.build((0..1000).map(|number| path(1, number)));
-    liar.joins(&mut index, now);
-    let mut lies = 0;
-    while !index.may_have(&path(1, 5), now).is_empty() {
-        now += Duration::from_secs(10);
-        liar.build((0..1000 + lies).map(|number| path(1, number)));
-        let since = liar.inventory.as_ref().unwrap().1;
-        index.hear(&liar.say(since, &[]), &mut rng(), now).unwrap();
-        index.answered(&liar.id(), false, now, now);
-        lies += 1;
-    }
-    assert!(
-        lies <= limits::EXCUSED_CLAIMS + limits::FALSE_CLAIMS,
-        "{lies}"
-    );
-    assert_eq!(index.held_bytes(), 0, "its filter takes no room any more");
-}
-
-#[test]
-fn a_filter_displaces_others_by_what_it_holds_and_not_by_what_it_might() {
-    let now = Instant::now();
-    let ours: Vec<_> = (0..200).map(|number| path(1, number)).collect();
-    let mut authors: Vec<Author> = (1..=5).map(Author::new).collect();
-    for author in &mut authors[..3] {
-        author.build((0..100).chain(1000..1900).map(|number| path(1, number)));
-    }
-    for author in &mut authors[3..] {
-        author.build((0..1000).map(|number| path(7, number)));
-    }
-    let size = authors[0].blob().unwrap().size as usize;
-    let mut index = index(1 << 20);
-    index.interested_in(ours);
-    for author in &mut authors {
-        let since = author.inventory.as_ref().unwrap().1;
-        let said = author.say(since, &[]);
-        index.hear(&said, &mut rng(), now).unwrap();
-    }
-    index.memory = index.memory_without_filters() + size * 3;
-    for minute in 1..100 {
-        fetch_all(&mut index, now + Duration::from_secs(minute * 60), &authors);
-    }
-    for author in &authors[..3] {
-        assert_eq!(index.may_have(&path(1, 1500), now).len(), 3);
-        assert_eq!(
-            index.standing(&author.id(), &path(1, 5), now),
-            Standing::MayHave
-        );
-    }
-    // Who is not believed any more holds no place.
-    disbelieve(&mut index, authors[0].id(), now);
-    assert_eq!(index.held_bytes(), size * 2);
-}
-
-#[test]
-fn the_filter_of_a_stranger_takes_a_small_share_and_that_of_a_friend_any() {
-    let now = Instant::now();
-    let mut index = index(64 << 20);
-    let mut author = Author::new(1);
-    author.build((0..1000).map(|number| path(1, number)));
-    author.sequence += 1;
-    let blob = InventoryBlob {
-        blob_hash: [5; 32],
-        size: 4 << 20,
-        count: 1_000_000,
-    };
-    let offer = Offer {
-        relay: None,
-        direct: Vec::new(),
-        systems: Vec::new(),
-        inventory: Some(blob),
-        inventory_sequence: author.sequence,
-        complete: true,
-        since: author.sequence,
-        changes: Changes::default(),
-    };
-    let said = author.seal(Content::Offer(Box::new(offer)));
-    index.hear(&said, &mut rng(), now).unwrap();
-    let later = now + limits::FETCH_SPREAD_MOST;
-    assert_eq!(index.next_fetch(later), None);
-    index.answered(&author.id(), true, later, later);
-    let later = later + limits::FETCH_SPREAD_MOST;
-    assert_eq!(index.next_fetch(later).unwrap().blob, blob);
-}
-
-#[test]
-fn who_can_not_be_connected_to_comes_last_for_a_while() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let wanted = path(1, 1);
-    let mut claimants: Vec<Author> = (1..=20).map(Author::new).collect();
-    for (number, claimant) in (0u32..).zip(&mut claimants) {
-        let at = now + Duration::from_millis(1) * number;
-        let said = claimant.say(0, &[(wanted, true)]);
-        index.hear(&said, &mut rng(), at).unwrap();
-    }
-    let honest = claimants[19].id();
-    for claimant in &claimants[..19] {
-        index.unreachable(&claimant.id(), now);
-    }
-    assert_eq!(index.may_have(&wanted, now)[0], honest);
-    assert_eq!(index.may_have(&wanted, now).len(), 20);
-    let mut later = now;
-    while later < now + limits::UNREACHABLE {
-        later += Duration::from_secs(300);
-        for claimant in &mut claimants {
-            let said = claimant.say(0, &[(wanted, true)]);
-            index.hear(&said, &mut rng(), later).unwrap();
-        }
-        index.expire(later);
-    }
-    assert_eq!(index.may_have(&wanted, later)[0], claimants[0].id());
-}
-
-#[test]
 fn nobody_is_remembered_for_a_week_because_it_says_so() {
     let now = Instant::now();
     let mut index = index(1 << 20);
@@ -545,125 +355,6 @@ fn nobody_is_remembered_for_a_week_because_it_says_so() {
     assert!(index.swarm_size() <= 4);
     let longest = limits::LEAST_LIFETIME;
     assert_eq!(index.expire(now + longest), [author.id()]);
-}
-
-#[test]
-fn an_author_that_could_not_be_fetched_from_waits_for_all_others() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut authors: Vec<Author> = (1..=10).map(Author::new).collect();
-    let (dead, living) = authors.split_at_mut(8);
-    let mut later = now;
-    for round in 0..20u32 {
-        later += Duration::from_secs(30);
-        for author in &mut *dead {
-            // A new one each time.
-            author.build((0..50 + round).map(|number| path(1, number)));
-            let since = author.sequence;
-            index
-                .hear(&author.say(since, &[]), &mut rng(), later)
-                .unwrap();
-        }
-        while let Some(wanted) = index.next_fetch(later + Duration::from_secs(20)) {
-            index.failed(&wanted, later);
-        }
-    }
-    for author in &mut *living {
-        author.build((0..50).map(|number| path(2, number)));
-        let since = author.sequence;
-        index
-            .hear(&author.say(since, &[]), &mut rng(), later)
-            .unwrap();
-    }
-    let later = later + limits::FETCH_BACKOFF_MOST;
-    for _ in 0..2 {
-        let wanted = index.next_fetch(later).unwrap();
-        assert!(living.iter().any(|author| author.id() == wanted.author));
-    }
-}
-
-#[test]
-fn under_the_cap_the_filters_of_the_most_useful_are_held() {
-    let now = Instant::now();
-    let ours: Vec<_> = (0..200).map(|number| path(1, number)).collect();
-    let mut authors: Vec<Author> = (1..=20).map(Author::new).collect();
-    for (shared, author) in (1u32..).zip(&mut authors) {
-        let shared = (0..shared * 10).map(|number| path(1, number));
-        author.build(shared.chain((0..1000).map(|number| path(2, number))));
-    }
-    let size = authors[0].blob().unwrap().size as usize;
-    let mut index = index(1 << 20);
-    index.interested_in(ours);
-    for author in &mut authors {
-        let since = author.inventory.as_ref().unwrap().1;
-        index
-            .hear(&author.say(since, &[]), &mut rng(), now)
-            .unwrap();
-    }
-    index.memory = index.memory_without_filters() + size * 6;
-    for minute in 1..300 {
-        fetch_all(&mut index, now + Duration::from_secs(minute * 60), &authors);
-        assert!(index.held_bytes() <= size * 6);
-    }
-    let held: Vec<bool> = authors
-        .iter()
-        .map(|author| index.standing(&author.id(), &path(3, 0), now) == Standing::Lacks)
-        .collect();
-    assert!(held[16..].iter().all(|held| *held), "{held:?}");
-    assert!(held[..10].iter().all(|held| !held), "{held:?}");
-}
-
-#[test]
-fn filters_make_room_for_more_authors_and_keep_half() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut authors: Vec<Author> = (1..=200).map(Author::new).collect();
-    for author in &mut authors {
-        author.build((0..3000).map(|number| path(1, number)));
-        author.joins(&mut index, now);
-    }
-    for minute in 1..30 {
-        fetch_all(&mut index, now + Duration::from_secs(minute * 60), &authors);
-    }
-    index.expire(now);
-    let alone = index.held_bytes();
-    assert!(index.memory() <= 1 << 20, "{}", index.memory());
-    for number in 1000..1300 {
-        let said = Author::new(number).say(0, &[]);
-        index.hear(&said, &mut rng(), now).unwrap();
-    }
-    index.expire(now);
-    assert!(index.held_bytes() < alone);
-    assert!(index.memory() <= 1 << 20, "{}", index.memory());
-    for number in 2000..4000 {
-        let said = Author::new(number).say(0, &[]);
-        index.hear(&said, &mut rng(), now).unwrap();
-    }
-    index.expire(now);
-    let half = 1 << 19;
-    assert!((half - 8192..=half).contains(&index.held_bytes()));
-}
-
-#[test]
-fn a_filter_that_is_not_what_was_signed_is_not_taken() {
-    let now = Instant::now();
-    let mut index = index(1 << 20);
-    let mut author = Author::new(1);
-    author.build((0..1000).map(|number| path(1, number)));
-    let since = author.sequence;
-    index
-        .hear(&author.say(since, &[]), &mut rng(), now)
-        .unwrap();
-    let later = now + Duration::from_secs(60);
-    let wanted = index.next_fetch(later).unwrap();
-    let other = Inventory::build((0..999).map(|number| path(1, number)), 1).unwrap();
-    index.fetched(&wanted, other, later);
-    assert_eq!(index.held(), 0);
-    assert!(
-        index.next_fetch(later).is_none(),
-        "it waits before it tries again"
-    );
-    assert!(index.next_fetch(later + limits::FETCH_BACKOFF).is_some());
 }
 
 #[test]

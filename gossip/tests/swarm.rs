@@ -6,16 +6,25 @@
     clippy::print_stdout
 )]
 
+#[path = "swarm/catalogue.rs"]
+mod catalogue;
+#[path = "swarm/faults.rs"]
+mod faults;
 #[path = "swarm/hostile.rs"]
+#[allow(dead_code, reason = "the tests of the whole program use it too")]
 mod hostile;
+#[path = "swarm/loopback.rs"]
+#[allow(dead_code, reason = "the tests of the whole program use it too")]
+mod loopback;
 #[path = "swarm/machine.rs"]
 mod machine;
 
 use std::time::Duration;
 
+use hostile::path;
 use iroh_gossip::proto::TopicId;
-use machine::{Machine, path, until, within};
-use peerix_gossip::{Standing, limits};
+use machine::{Machine, until, within};
+use peerix_gossip::Standing;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_peers_know_what_the_others_have_and_forget_who_leaves() {
@@ -141,131 +150,6 @@ async fn g9_peers_whose_dials_failed_during_a_partition_dial_again_after_it() {
     }
     until("they are together again", || {
         b.swarm.may_have(&path(4)) == [a.id()]
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_replayed_and_oversized_messages_of_a_real_peer_change_nothing() {
-    let a = Machine::start("forged", &[]).await;
-    let b = Machine::start("forged", &[&a]).await;
-    b.offer(0..3).await;
-    until("they meet", || a.swarm.may_have(&path(1)) == [b.id()]).await;
-    let hostile = hostile::Peer::start("forged", &[&a, &b]).await;
-    let before = a.swarm.counters();
-    let mut forged = hostile.announcement(100, 7).to_vec();
-    let last = forged.len() - 1;
-    forged[last] ^= 1;
-    hostile.broadcast(forged).await;
-    // In another's name: it is a valid message but for its signature.
-    hostile
-        .broadcast(hostile.in_the_name_of(b.id(), u64::MAX))
-        .await;
-    hostile
-        .broadcast(vec![1; limits::MAX_ANNOUNCEMENT + 500])
-        .await;
-    hostile.broadcast(vec![0xff; 300]).await;
-    let true_one = hostile.announcement(50, 9);
-    hostile.broadcast(true_one.to_vec()).await;
-    hostile
-        .broadcast(hostile.announcement(40, 8).to_vec())
-        .await;
-    until("all of it came", || {
-        let now = a.swarm.counters();
-        now.forged >= before.forged + 2
-            && now.malformed >= before.malformed + 2
-            && now.old > before.old
-    })
-    .await;
-    assert_eq!(a.swarm.may_have(&path(9)), [hostile.id()]);
-    assert!(a.swarm.may_have(&path(7)).is_empty());
-    assert!(a.swarm.may_have(&path(8)).is_empty());
-    b.offer(0..4).await;
-    until("the honest one is heard", || {
-        a.swarm.may_have(&path(3)) == [b.id()]
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_valid_messages_is_dropped_and_the_honest_are_heard_within_ten_seconds() {
-    let a = Machine::start("flood", &[]).await;
-    let b = Machine::start("flood", &[&a]).await;
-    b.offer(0..3).await;
-    until("they meet", || a.swarm.may_have(&path(1)) == [b.id()]).await;
-    let hostile = hostile::Peer::start("flood", &[&a, &b]).await;
-    let flood = hostile.flood(Duration::from_secs(60));
-    until("the flood arrives", || a.swarm.counters().too_often > 100).await;
-    b.offer(0..4).await;
-    // Ten seconds are asked for; the floods of the other tests run beside it.
-    within(Duration::from_secs(40), "the honest one is heard", || {
-        a.swarm.may_have(&path(3)) == [b.id()]
-    })
-    .await;
-    until("who floods is refused", || {
-        a.links.is_banned(&hostile.id(), std::time::Instant::now())
-    })
-    .await;
-    flood.abort();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_with_the_largest_hop_count_ends_nobodys_gossip() {
-    let a = Machine::start("hops", &[]).await;
-    let b = Machine::start("hops", &[&a]).await;
-    a.offer(0..3).await;
-    b.offer(10..13).await;
-    until("they meet", || a.swarm.may_have(&path(11)) == [b.id()]).await;
-    let raw = hostile::Raw::connect("hops", &a).await;
-    raw.gossip(b"with too many hops", u16::MAX).await;
-    until("it came", || a.swarm.counters().malformed > 0).await;
-    b.offer(10..14).await;
-    until("gossip goes on", || a.swarm.may_have(&path(13)) == [b.id()]).await;
-    assert_eq!(a.swarm.restarts(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_neighbour_that_sends_a_million_false_notices_is_cut() {
-    let a = Machine::start("notices", &[]).await;
-    let b = Machine::start("notices", &[&a]).await;
-    a.offer(0..3).await;
-    b.offer(10..13).await;
-    until("they meet", || a.swarm.may_have(&path(11)) == [b.id()]).await;
-    let before = machine::memory();
-    let raw = hostile::Raw::connect("notices", &a).await;
-    raw.false_notices(1_000_000).await;
-    until("it is cut", || {
-        a.links.is_banned(&raw.id(), std::time::Instant::now())
-    })
-    .await;
-    let grown = machine::memory().saturating_sub(before);
-    // The other tests of this process count too, and the sender's buffers.
-    assert!(grown < 128 << 20, "{grown}");
-    b.offer(10..14).await;
-    until("gossip goes on", || a.swarm.may_have(&path(13)) == [b.id()]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_neighbour_that_does_not_read_stops_gossip_for_half_a_minute_at_most() {
-    let a = Machine::start("silent", &[]).await;
-    let b = Machine::start("silent", &[&a]).await;
-    a.offer(0..3).await;
-    b.offer(10..13).await;
-    until("they meet", || a.swarm.may_have(&path(11)) == [b.id()]).await;
-    let raw = hostile::Raw::connect("silent", &a).await;
-    raw.join_and_stop_reading().await;
-    // Much to hand on: the silent neighbour's windows fill and gossip waits for it.
-    let loud = hostile::Peer::start("silent", &[&a]).await;
-    let flood = loud.shout();
-    // Half a minute is asked for; the floods of the other tests run beside it.
-    within(Duration::from_secs(180), "gossip is started again", || {
-        a.swarm.restarts() > 0
-    })
-    .await;
-    flood.abort();
-    b.offer(10..14).await;
-    within(Duration::from_secs(180), "the honest one is heard", || {
-        a.swarm.may_have(&path(13)) == [b.id()]
     })
     .await;
 }

@@ -1,12 +1,19 @@
-//! Peers that do what they should not: one that runs stock gossip, and one that writes its own bytes.
+//! Members of a swarm that do what they should not: one that runs stock gossip, one that writes its
+//! own bytes, and one that reads catalogues.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use iroh::{
-    Endpoint, EndpointId, SecretKey,
+    Endpoint, EndpointAddr, EndpointId, SecretKey,
     address_lookup::MemoryLookup,
-    endpoint::{Connection, SendStream},
+    endpoint::{Connection, RecvStream, SendStream},
     protocol::Router,
 };
 use iroh_gossip::{
@@ -15,13 +22,20 @@ use iroh_gossip::{
     proto::TopicId,
 };
 use peerix_gossip::{
-    Changes, Tag,
+    Changes, Page, PathHash, Tag,
     announcement::{Announcement, Content, Offer, Topic},
-    topic,
+    catalogue_alpn, topic,
 };
 use tokio::task::JoinHandle;
 
-use super::machine::{Machine, endpoint, path};
+use super::loopback::loopback;
+
+/// A path hash that stands for a number.
+pub fn path(number: u32) -> PathHash {
+    let mut path = [0; 20];
+    path[..4].copy_from_slice(&number.to_be_bytes());
+    path
+}
 
 /// Stock gossip without any guard.
 pub struct Peer {
@@ -29,36 +43,33 @@ pub struct Peer {
     topic: Topic,
     sender: GossipSender,
     _receiver: GossipReceiver,
-    _router: Router,
+    router: Router,
 }
 
-#[derive(Debug)]
-struct NoHooks;
-
-impl iroh::endpoint::EndpointHooks for NoHooks {}
-
 impl Peer {
-    pub async fn start(name: &str, known: &[&Machine]) -> Self {
+    /// Starts one that is a neighbour of these.
+    pub async fn start(name: &str, known: &[&EndpointAddr]) -> Self {
         let lookup = MemoryLookup::new();
-        for machine in known {
-            lookup.add_endpoint_info(machine.addr.clone());
+        for addr in known {
+            lookup.add_endpoint_info((*addr).clone());
         }
-        let endpoint = endpoint(&lookup, None, NoHooks).await;
+        let endpoint = loopback().address_lookup(lookup).bind().await;
+        let endpoint = endpoint.expect("a free port");
         let alpn = peerix_gossip::gossip_alpn(name);
         let gossip = Gossip::builder().alpn(&alpn).spawn(endpoint.clone());
         let router = Router::builder(endpoint.clone())
             .accept(alpn, gossip.clone())
             .spawn();
-        let ids = known.iter().map(|machine| machine.id()).collect();
+        let ids = known.iter().map(|addr| addr.id).collect();
         let id = TopicId::from_bytes(topic(name));
-        let joined = gossip.subscribe_and_join(id, ids).await.unwrap();
-        let (sender, receiver) = joined.split();
+        let joined = gossip.subscribe_and_join(id, ids).await;
+        let (sender, receiver) = joined.expect("a neighbour").split();
         Self {
             key: endpoint.secret_key().clone(),
             topic: topic(name),
             sender,
             _receiver: receiver,
-            _router: router,
+            router,
         }
     }
 
@@ -66,42 +77,57 @@ impl Peer {
         self.key.public()
     }
 
+    /// Ends it, within three seconds.
+    pub async fn stop(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(3), self.router.shutdown()).await;
+    }
+
     /// A valid announcement that offers one path.
     pub fn announcement(&self, sequence: u64, number: u32) -> Bytes {
-        offer(self.id(), sequence, number)
-            .seal(&self.key, &self.topic)
-            .unwrap()
+        let offer = offer(self.id(), sequence, number);
+        sealed(&offer, &self.key, &self.topic)
+    }
+
+    /// One that is to be forgotten at once.
+    pub fn expired(&self, sequence: u64, number: u32) -> Bytes {
+        let offer = Announcement {
+            lifetime: 0,
+            ..offer(self.id(), sequence, number)
+        };
+        sealed(&offer, &self.key, &self.topic)
     }
 
     /// An announcement that another did not make.
-    pub fn in_the_name_of(&self, other: EndpointId, sequence: u64) -> Vec<u8> {
-        offer(other, sequence, 7)
-            .seal(&self.key, &self.topic)
-            .unwrap()
-            .to_vec()
+    pub fn in_the_name_of(&self, other: EndpointId, sequence: u64) -> Bytes {
+        sealed(&offer(other, sequence, 7), &self.key, &self.topic)
     }
 
-    pub async fn broadcast(&self, bytes: Vec<u8>) {
-        self.sender.broadcast(bytes.into()).await.unwrap();
+    pub async fn broadcast(&self, bytes: impl Into<Bytes>) {
+        self.sender.broadcast(bytes.into()).await.expect("gossip");
     }
 
-    /// Valid announcements as fast as they go.
-    pub fn flood(&self, time: Duration) -> JoinHandle<()> {
+    /// Valid announcements of its own, so many a second, until it is stopped.
+    pub fn flood(&self, a_second: u64) -> Flood {
         let (key, topic, sender) = (self.key.clone(), self.topic, self.sender.clone());
-        let flood = async move {
-            for sequence in 1000.. {
-                let bytes = offer(key.public(), sequence, 7).seal(&key, &topic).unwrap();
-                if sender.broadcast(bytes).await.is_err() {
+        let said = Arc::new(AtomicU64::new(0));
+        let counted = said.clone();
+        let start = Instant::now();
+        let task = tokio::spawn(async move {
+            for number in 0.. {
+                let offer = offer(key.public(), 1000 + number, 7);
+                if sender
+                    .broadcast(sealed(&offer, &key, &topic))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
-                if sequence % 50 == 0 {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
+                counted.store(number + 1, Ordering::Relaxed);
+                let due = start + Duration::from_secs_f64((number + 1) as f64 / a_second as f64);
+                tokio::time::sleep_until(due.into()).await;
             }
-        };
-        tokio::spawn(async move {
-            let _ = tokio::time::timeout(time, flood).await;
-        })
+        });
+        Flood { task, start, said }
     }
 
     /// Large messages of nobody, as fast as they go.
@@ -117,6 +143,30 @@ impl Peer {
             }
         })
     }
+}
+
+/// Messages that are under way.
+pub struct Flood {
+    task: JoinHandle<()>,
+    start: Instant,
+    said: Arc<AtomicU64>,
+}
+
+impl Flood {
+    /// How many were said so far.
+    pub fn said(&self) -> u64 {
+        self.said.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, and tells how many were said a second.
+    pub fn stop(self) -> f64 {
+        self.task.abort();
+        self.said() as f64 / self.start.elapsed().as_secs_f64()
+    }
+}
+
+fn sealed(announcement: &Announcement, key: &SecretKey, topic: &Topic) -> Bytes {
+    announcement.seal(key, topic).expect("a small one")
 }
 
 fn offer(author: EndpointId, sequence: u64, number: u32) -> Announcement {
@@ -138,23 +188,40 @@ fn offer(author: EndpointId, sequence: u64, number: u32) -> Announcement {
     }
 }
 
+/// The goodbye of somebody who was never there.
+pub fn goodbye(name: &str, seed: u32) -> Bytes {
+    let mut key = [9; 32];
+    key[..4].copy_from_slice(&seed.to_le_bytes());
+    let key = SecretKey::from_bytes(&key);
+    let leave = Announcement {
+        author: key.public(),
+        sequence: 1,
+        lifetime: 600,
+        heard: 1,
+        content: Content::Leave,
+    };
+    sealed(&leave, &key, &topic(name))
+}
+
 /// Writes iroh-gossip's frames by hand: a length and postcard, after a header with the topic.
 pub struct Raw {
     endpoint: Endpoint,
-    connection: Connection,
+    _connection: Connection,
     stream: tokio::sync::Mutex<SendStream>,
 }
 
 impl Raw {
-    pub async fn connect(name: &str, machine: &Machine) -> Self {
-        let endpoint = endpoint(&MemoryLookup::new(), None, NoHooks).await;
+    pub async fn connect(name: &str, to: &EndpointAddr) -> Self {
+        let endpoint = loopback().bind().await.expect("a free port");
         let alpn = peerix_gossip::gossip_alpn(name);
-        let connection = endpoint.connect(machine.addr.clone(), &alpn).await.unwrap();
-        let mut stream = connection.open_uni().await.unwrap();
-        stream.write_all(&frame(&topic(name))).await.unwrap();
+        let connection = endpoint.connect(to.clone(), &alpn).await;
+        let connection = connection.expect("a connection");
+        let mut stream = connection.open_uni().await.expect("a stream");
+        let header = stream.write_all(&frame(&topic(name))).await;
+        header.expect("a stream");
         Self {
             endpoint,
-            connection,
+            _connection: connection,
             stream: stream.into(),
         }
     }
@@ -164,39 +231,39 @@ impl Raw {
     }
 
     async fn write(&self, message: &[u8]) -> bool {
-        self.stream
-            .lock()
-            .await
-            .write_all(&frame(message))
-            .await
-            .is_ok()
+        let mut stream = self.stream.lock().await;
+        stream.write_all(&frame(message)).await.is_ok()
     }
 
-    /// `Message::Gossip(Gossip::Gossip { id, content, scope: Swarm(hops) })`.
-    pub async fn gossip(&self, content: &[u8], hops: u16) {
+    /// `Message::Gossip(Gossip::Gossip { id, content, scope: Swarm(hops) })`; whether it was taken.
+    pub async fn gossip(&self, content: &[u8], hops: u16) -> bool {
         let body = (*blake3::hash(content).as_bytes(), content, (0u8, hops));
         let mut bytes = vec![1, 0];
-        bytes.extend(postcard::to_stdvec(&body).unwrap());
-        assert!(self.write(&bytes).await);
+        bytes.extend(postcard::to_stdvec(&body).expect("plain data"));
+        self.write(&bytes).await
     }
 
-    /// `Message::Gossip(Gossip::IHave(notices))`, a hundred in each message.
-    pub async fn false_notices(&self, count: u64) {
+    /// `Message::Gossip(Gossip::IHave(notices))`, a hundred in each message; how many were taken.
+    pub async fn false_notices(&self, count: u64) -> u64 {
+        let seed = *self.id().as_bytes();
         for first in (0..count).step_by(100) {
-            let notice = |number: u64| (*blake3::hash(&number.to_le_bytes()).as_bytes(), 0u16);
+            let notice = |number: u64| {
+                let id = blake3::keyed_hash(&seed, &number.to_le_bytes());
+                (*id.as_bytes(), 0u16)
+            };
             let notices: Vec<_> = (first..first + 100).map(notice).collect();
             let mut bytes = vec![1, 3];
-            bytes.extend(postcard::to_stdvec(&notices).unwrap());
+            bytes.extend(postcard::to_stdvec(&notices).expect("plain data"));
             if !self.write(&bytes).await {
-                return;
+                return first;
             }
         }
+        count
     }
 
-    /// `Message::Swarm(Join(None))`, and not a byte is read.
-    pub async fn join_and_stop_reading(&self) {
+    /// `Message::Swarm(Join(None))`: makes it a neighbour. Nothing of what comes is read.
+    pub async fn join(&self) {
         assert!(self.write(&[0, 0, 0]).await);
-        let _ = self.connection.stable_id();
     }
 }
 
@@ -204,4 +271,49 @@ fn frame(bytes: &[u8]) -> Vec<u8> {
     let mut framed = (bytes.len() as u32).to_be_bytes().to_vec();
     framed.extend_from_slice(bytes);
     framed
+}
+
+/// Reads the catalogues of others.
+pub struct Reader {
+    endpoint: Endpoint,
+    alpn: Vec<u8>,
+    of: EndpointAddr,
+}
+
+impl Reader {
+    pub async fn start(name: &str, of: &EndpointAddr) -> Self {
+        Self {
+            endpoint: loopback().bind().await.expect("a free port"),
+            alpn: catalogue_alpn(name),
+            of: of.clone(),
+        }
+    }
+
+    /// The first page; nothing where it is refused.
+    pub async fn page(&self) -> Option<Page> {
+        let mut asked = self.ask().await?;
+        let bytes = asked.receive.read_to_end(1 << 20).await.ok()?;
+        postcard::from_bytes(&bytes).ok()
+    }
+
+    /// Asks for it; nothing of the answer is read.
+    pub async fn ask(&self) -> Option<Asked> {
+        let connection = self.endpoint.connect(self.of.clone(), &self.alpn).await;
+        let connection = connection.ok()?;
+        let (mut send, receive) = connection.open_bi().await.ok()?;
+        send.write_all(&[0; 32]).await.ok()?;
+        send.finish().ok()?;
+        Some(Asked {
+            receive,
+            _send: send,
+            _connection: connection,
+        })
+    }
+}
+
+/// A question for a page that was not hung up.
+pub struct Asked {
+    receive: RecvStream,
+    _send: SendStream,
+    _connection: Connection,
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::Ipv4Addr,
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -14,18 +13,18 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayMode,
+    EndpointAddr, EndpointId,
     address_lookup::MemoryLookup,
     endpoint::{
-        AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks, PortmapperConfig,
-        WeakConnectionHandle, presets,
+        AfterHandshakeOutcome, BeforeConnectOutcome, Connection, EndpointHooks,
+        WeakConnectionHandle,
     },
     protocol::Router,
 };
-use peerix_gossip::{
-    Change, Fetch, Links, Options, PathHash, Swarm, announcement::InventoryBlob, limits,
-};
+use peerix_gossip::{Change, Fetch, Links, Options, Swarm, announcement::InventoryBlob, limits};
 use tokio::sync::mpsc;
+
+use super::{hostile::path, loopback::loopback};
 
 pub struct Machine {
     pub swarm: Swarm,
@@ -101,31 +100,16 @@ impl Fetch for FromTable {
     }
 }
 
-pub async fn endpoint(
-    known: &MemoryLookup,
-    links: Option<Links>,
-    wire: impl EndpointHooks + 'static,
-) -> Endpoint {
-    let mut builder = Endpoint::builder(presets::Minimal)
-        .relay_mode(RelayMode::Disabled)
-        .portmapper_config(PortmapperConfig::Disabled)
-        .address_lookup(known.clone())
-        .hooks(wire)
-        .clear_ip_transports()
-        .bind_addr((Ipv4Addr::LOCALHOST, 0))
-        .unwrap();
-    if let Some(links) = links {
-        builder = builder.hooks(links);
-    }
-    builder.bind().await.unwrap()
-}
-
 impl Machine {
     /// Starts a machine that knows some others.
     pub async fn start(name: &str, known: &[&Machine]) -> Self {
         let lookup = MemoryLookup::new();
         let (links, wire) = (Links::new(name), Wire::default());
-        let endpoint = endpoint(&lookup, Some(links.clone()), wire.clone()).await;
+        let endpoint = loopback()
+            .address_lookup(lookup.clone())
+            .hooks(wire.clone())
+            .hooks(links.clone());
+        let endpoint = endpoint.bind().await.unwrap();
         let fetches = Arc::new(AtomicUsize::new(0));
         let options = Options {
             name: name.into(),
@@ -195,12 +179,6 @@ impl Machine {
     }
 }
 
-pub fn path(number: u32) -> PathHash {
-    let mut path = [0; 20];
-    path[..4].copy_from_slice(&number.to_be_bytes());
-    path
-}
-
 /// Waits for a condition, far longer than it takes on an idle machine.
 pub async fn until(what: &str, condition: impl FnMut() -> bool) {
     within(Duration::from_secs(90), what, condition).await;
@@ -212,11 +190,4 @@ pub async fn within(time: Duration, what: &str, mut condition: impl FnMut() -> b
         assert!(Instant::now() < deadline, "not within {time:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Resident memory of this process, in bytes.
-pub fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
 }

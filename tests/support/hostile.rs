@@ -16,8 +16,8 @@ use bao_tree::{
 };
 use bytes::Bytes;
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayMode,
-    endpoint::{Connection, PortmapperConfig, RecvStream, SendStream, presets},
+    Endpoint, EndpointAddr, EndpointId,
+    endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler, Router},
 };
 use iroh_blobs::{
@@ -507,15 +507,8 @@ pub fn runtime() -> tokio::runtime::Runtime {
 }
 
 pub(super) async fn bind(address: [u8; 4]) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .relay_mode(RelayMode::Disabled)
-        .portmapper_config(PortmapperConfig::Disabled)
-        .clear_ip_transports()
-        .bind_addr(SocketAddr::from((address, 0)))
-        .expect("a local address")
-        .bind()
-        .await
-        .expect("a free port")
+    let endpoint = super::loopback::builder(address).bind().await;
+    endpoint.expect("a free port")
 }
 
 pub(super) fn loopback(endpoint: &Endpoint) -> SocketAddr {

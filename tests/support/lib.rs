@@ -6,9 +6,13 @@
     reason = "each of the two crates that include this uses a part of it"
 )]
 
+#[path = "../../gossip/tests/swarm/hostile.rs"]
+pub mod gossip_hostile;
 pub mod hostile;
 pub mod http;
 pub mod http_server;
+#[path = "../../gossip/tests/swarm/loopback.rs"]
+pub mod loopback;
 pub mod nat;
 pub mod network;
 pub mod nix_store;

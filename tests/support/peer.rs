@@ -121,6 +121,11 @@ impl PeerOptions {
         self.flag("trusted-public-key", key)
     }
 
+    /// Trusts narinfos signed by `key`, and offers paths with such a signature.
+    pub fn of_cache(self, key: &str) -> PeerOptions {
+        self.trust(key).flag("public-cache-key", key)
+    }
+
     /// Starts it in a directory of its own and waits until it answers.
     pub fn start(self) -> Peer {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -312,6 +317,13 @@ impl Peer {
     /// What `/status` says.
     pub fn status(&self) -> Value {
         serde_json::from_slice(&self.get("/status").body).expect("JSON")
+    }
+
+    /// Waits until it knows the inventories of so many others of its swarm.
+    pub fn wait_for_inventories(&self, count: u64) {
+        wait_for("the inventories of the others", || {
+            (self.status()["swarm"]["inventories"] == count).then_some(())
+        });
     }
 
     /// The sum of all samples of a metric.

@@ -15,17 +15,12 @@ use bao_tree::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use iroh::{
-    Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey,
+    EndpointAddr, EndpointId, SecretKey,
     address_lookup::MemoryLookup,
-    endpoint::{Connection, EndpointHooks, PortmapperConfig, RecvStream, SendStream, presets},
+    endpoint::{Connection, RecvStream, SendStream},
     protocol::{AcceptError, ProtocolHandler, Router},
 };
 use iroh_blobs::protocol::Request as BlobRequest;
-use iroh_gossip::{
-    api::{GossipReceiver, GossipSender},
-    net::Gossip,
-    proto::TopicId,
-};
 use peerix::{
     limits,
     peer::lookup::{self, Answer, Request},
@@ -35,28 +30,17 @@ use peerix_gossip::{
     announcement::InventoryBlob, blob_of, topic,
 };
 
-use super::hostile::{path_hash, runtime};
+use super::{
+    gossip_hostile,
+    hostile::{path_hash, runtime},
+    loopback::loopback,
+};
 
 const SWARM: &str = "public";
 
 /// The hash by which the swarm knows a store path.
 pub fn swarm_hash(store_path: &str) -> PathHash {
     *path_hash(store_path).as_bytes()
-}
-
-/// An endpoint with these hooks on a free loopback port.
-async fn bind(known: MemoryLookup, hooks: impl EndpointHooks + 'static) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .relay_mode(RelayMode::Disabled)
-        .portmapper_config(PortmapperConfig::Disabled)
-        .address_lookup(known)
-        .hooks(hooks)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .expect("loopback")
-        .bind()
-        .await
-        .expect("a free port")
 }
 
 /// A member that claims paths, keeps to the swarm's rules otherwise, and has none of them.
@@ -76,7 +60,10 @@ impl Claimant {
         let (swarm, router) = runtime.block_on(async move {
             let lookup = MemoryLookup::new();
             let links = Links::new(SWARM);
-            let endpoint = bind(lookup.clone(), links.clone()).await;
+            let endpoint = loopback()
+                .address_lookup(lookup.clone())
+                .hooks(links.clone());
+            let endpoint = endpoint.bind().await.expect("a free port");
             let options = Options {
                 name: SWARM.to_owned(),
                 systems: vec!["x86_64-linux".to_owned()],
@@ -195,57 +182,47 @@ impl ProtocolHandler for OwnInventories {
 
 /// A member with stock gossip that writes what it likes into the swarm.
 pub struct Forger {
-    sender: GossipSender,
-    _receiver: GossipReceiver,
-    router: Router,
+    peer: gossip_hostile::Peer,
     runtime: tokio::runtime::Runtime,
 }
 
-#[derive(Debug)]
-struct NoHooks;
-
-impl EndpointHooks for NoHooks {}
-
 impl Forger {
     /// Starts one that is a neighbour of the peer at `known`.
-    pub fn start(known: EndpointAddr) -> Forger {
+    pub fn start(known: &EndpointAddr) -> Forger {
         let runtime = runtime();
-        let (sender, receiver, router) = runtime.block_on(async move {
-            let lookup = MemoryLookup::new();
-            let id = known.id;
-            lookup.add_endpoint_info(known);
-            let endpoint = bind(lookup, NoHooks).await;
-            let gossip = Gossip::builder().spawn(endpoint.clone());
-            let router = Router::builder(endpoint)
-                .accept(iroh_gossip::ALPN, gossip.clone())
-                .spawn();
-            let topic = TopicId::from_bytes(topic(SWARM));
-            let joined = gossip.subscribe_and_join(topic, vec![id]).await;
-            let (sender, receiver) = joined.expect("a neighbour").split();
-            (sender, receiver, router)
-        });
-        Forger {
-            sender,
-            _receiver: receiver,
-            router,
-            runtime,
-        }
+        let peer = runtime.block_on(gossip_hostile::Peer::start(SWARM, &[known]));
+        Forger { peer, runtime }
     }
 
     /// Tells the swarm.
     pub fn broadcast(&self, message: Bytes) {
-        let sent = self.sender.broadcast(message);
-        self.runtime.block_on(sent).expect("gossip runs");
+        self.runtime.block_on(self.peer.broadcast(message));
+    }
+
+    /// Tells it valid announcements of its own, so many a second.
+    pub fn flood(&self, a_second: u64) -> gossip_hostile::Flood {
+        let _inside = self.runtime.enter();
+        self.peer.flood(a_second)
     }
 }
 
 impl Drop for Forger {
     fn drop(&mut self) {
-        let router = self.router.clone();
-        self.runtime.block_on(async move {
-            let _ = tokio::time::timeout(Duration::from_secs(3), router.shutdown()).await;
-        });
+        self.runtime.block_on(self.peer.stop());
     }
+}
+
+/// Says to the gossip at `to`, under so many keys, a million times each that somebody has a message
+/// which nobody has; how many of it were taken.
+pub fn false_notices(to: &EndpointAddr, keys: usize) -> u64 {
+    runtime().block_on(async {
+        let mut taken = 0;
+        for _ in 0..keys {
+            let raw = gossip_hostile::Raw::connect(SWARM, to).await;
+            taken += raw.false_notices(1_000_000).await;
+        }
+        taken
+    })
 }
 
 /// What somebody with a key of its own announces who offers `paths` and is reached nowhere.

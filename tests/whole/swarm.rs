@@ -2,7 +2,7 @@
 
 use crate::support::{
     nix_store::{Key, NixStore, PathSpec, store_path_named},
-    peer::{Peer, PeerOptions},
+    peer::PeerOptions,
     tree::Node,
     wait_for,
 };
@@ -27,15 +27,7 @@ fn add(store: &NixStore, key: &Key, name: &str, count: usize) -> Vec<String> {
 
 /// A peer that offers what `key` signed.
 fn options(store: &NixStore, key: &Key) -> PeerOptions {
-    PeerOptions::new(store)
-        .trust(&key.public)
-        .flag("public-cache-key", &key.public)
-}
-
-fn wait_for_inventories(peer: &Peer, count: u64) {
-    wait_for("the inventories of the others", || {
-        (peer.status()["swarm"]["inventories"] == count).then_some(())
-    });
+    PeerOptions::new(store).of_cache(&key.public)
 }
 
 #[test]
@@ -50,7 +42,7 @@ fn three_peers_without_a_tracker_find_every_path_and_a_miss_sends_no_packet() {
     let third = options(&c, &key).peer(&first).start();
     let all = [&first, &second, &third];
     for peer in all {
-        wait_for_inventories(peer, 2);
+        peer.wait_for_inventories(2);
     }
     for peer in all {
         for path in of_a.iter().step_by(30).chain(&of_b).chain(&of_c) {
@@ -82,12 +74,12 @@ fn who_leaves_is_forgotten_and_found_again_when_it_is_back() {
     let (b, _) = store_with(&key, "b", 2);
     let first = options(&a, &key).start();
     let second = options(&b, &key).peer(&first).start();
-    wait_for_inventories(&second, 1);
+    second.wait_for_inventories(1);
     let mut first = first;
     first.stop();
-    wait_for_inventories(&second, 0);
+    second.wait_for_inventories(0);
     let _first = first.restart();
-    wait_for_inventories(&second, 1);
+    second.wait_for_inventories(1);
     wait_for("a path of the peer that is back", || {
         (second.narinfo(&of_a[0]).status == 200).then_some(())
     });
@@ -103,7 +95,7 @@ fn what_is_not_announced_is_found_by_asking() {
     let shared = options(&b, &key).flag("announce", "shared").start();
     shared.share(&of_b[0]);
     let asker = options(&store, &key).peer(&silent).peer(&shared).start();
-    wait_for_inventories(&asker, 1);
+    asker.wait_for_inventories(1);
     for path in of_a.iter().chain(&of_b) {
         assert_eq!(asker.narinfo(path).status, 200, "{path}");
     }
@@ -135,7 +127,7 @@ fn what_is_no_longer_shared_is_taken_back_from_the_swarm() {
         .trust(&own.public)
         .peer(&sharer)
         .start();
-    wait_for_inventories(&asker, 1);
+    asker.wait_for_inventories(1);
     wait_for("what is shared", || {
         (asker.narinfo(&of_a[0]).status == 200).then_some(())
     });
@@ -156,7 +148,7 @@ fn who_was_met_in_the_swarm_alone_is_let_go_when_it_leaves() {
     let first = options(&a, &key).start();
     let second = options(&b, &key).peer(&first).start();
     let mut third = options(&c, &key).peer(&first).start();
-    wait_for_inventories(&second, 2);
+    second.wait_for_inventories(2);
     assert_eq!(second.narinfo(&of_c[0]).status, 200);
     let known = || second.status()["known_peers"].clone();
     wait_for("both others", || (known() == 2).then_some(()));

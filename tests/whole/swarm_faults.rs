@@ -7,7 +7,7 @@ use crate::support::{
     network::Network,
     nix_store::{Key, NixStore, PathSpec, store_path_named},
     peer::{Peer, PeerOptions},
-    swarm_member::{Claimant, Forger, announcement_of, p99, swarm_hash, timed},
+    swarm_member::{Claimant, Forger, announcement_of, false_notices, p99, swarm_hash, timed},
     tree::Node,
     wait_for, wait_within,
 };
@@ -31,15 +31,7 @@ fn add(store: &NixStore, key: &Key, name: &str) -> String {
 }
 
 fn options(store: &NixStore, key: &Key) -> PeerOptions {
-    PeerOptions::new(store)
-        .trust(&key.public)
-        .flag("public-cache-key", &key.public)
-}
-
-fn wait_for_inventories(peer: &Peer, count: u64) {
-    wait_for("the inventories of the others", || {
-        (peer.status()["swarm"]["inventories"] == count).then_some(())
-    });
+    PeerOptions::new(store).of_cache(&key.public)
 }
 
 /// Asks for paths that nobody has; how long each took.
@@ -52,6 +44,94 @@ fn misses(peer: &Peer, paths: &[String]) -> Vec<Duration> {
     paths.iter().map(ask).collect()
 }
 
+/// What a daemon may take of the machine under any load.
+fn assert_bounded(peer: &Peer, since: Instant) {
+    let memory = peer.peak_memory();
+    assert!(memory <= 256 << 20, "{} MiB", memory >> 20);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", peer.pid()));
+    let descriptors = descriptors.unwrap().count();
+    assert!(descriptors <= 512, "{descriptors} descriptors");
+    let lines = peer.log_text().lines().count();
+    let most = 100.0 * since.elapsed().as_secs_f64().max(1.0);
+    assert!(lines as f64 <= most, "{lines} lines in the log");
+    println!(
+        "{} MiB, {descriptors} descriptors, {lines} lines",
+        memory >> 20
+    );
+}
+
+#[test]
+fn g1_an_honest_peer_is_heard_within_ten_seconds_of_a_flood_of_5000_messages_a_second() {
+    let start = Instant::now();
+    let key = Key::generate("public-1");
+    let (a, _) = store_with(&key, "a");
+    let store = NixStore::new();
+    let honest = options(&a, &key).start();
+    let asker = options(&store, &key).peer(&honest).start();
+    asker.wait_for_inventories(1);
+    // One is cut for its flood soon: another follows it.
+    let to = address_in(&asker.ticket());
+    let floods = || {
+        let flooder = Forger::start(&to);
+        let flood = flooder.flood(5000);
+        (flooder, flood)
+    };
+    let first = floods();
+    wait_for("the flood", || (first.1.said() > 1000).then_some(()));
+    let second = floods();
+    let later = add(&a, &key, "later");
+    let begun = Instant::now();
+    wait_within(Duration::from_secs(10), "the honest peer's news", || {
+        (asker.narinfo(&later).status == 200).then_some(())
+    });
+    println!("heard after {:?}", begun.elapsed());
+    for (flooder, flood) in [first, second] {
+        println!("{:.0} messages a second", flood.stop());
+        drop(flooder);
+    }
+    store.substitute(&later, &[asker.url()], &[&key.public]);
+    assert_eq!(asker.status()["swarm"]["restarts"], 0);
+    assert_bounded(&asker, start);
+    asker.assert_no_panic();
+}
+
+#[test]
+fn g2_a_million_false_notices_of_one_key_cost_64_mib_and_of_many_a_restart_of_gossip() {
+    let start = Instant::now();
+    let key = Key::generate("public-1");
+    let (a, of_a) = store_with(&key, "a");
+    let store = NixStore::new();
+    let honest = options(&a, &key).start();
+    let asker = options(&store, &key).peer(&honest).start();
+    asker.wait_for_inventories(1);
+    let (before, to) = (asker.peak_memory(), address_in(&asker.ticket()));
+    let taken = false_notices(&to, 1);
+    let grown = asker.peak_memory() - before;
+    println!("{taken} notices of one key: {} MiB more", grown >> 20);
+    assert!(taken < 1_000_000, "it was never cut");
+    assert!(grown <= 64 << 20, "{} MiB more", grown >> 20);
+
+    let restarts = || asker.status()["swarm"]["restarts"].as_u64().unwrap();
+    let mut keys = 1;
+    while restarts() == 0 {
+        assert!(keys < 40, "gossip is not started again");
+        false_notices(&to, 1);
+        keys += 1;
+    }
+    let grown = asker.peak_memory() - before;
+    println!("{keys} keys: {} MiB more", grown >> 20);
+    // What was known is known still, and what is new is heard again.
+    assert_eq!(asker.narinfo(&of_a).status, 200);
+    let later = add(&a, &key, "later");
+    let begun = Instant::now();
+    wait_within(Duration::from_secs(30), "the honest peer's news", || {
+        (asker.narinfo(&later).status == 200).then_some(())
+    });
+    println!("heard after {:?}", begun.elapsed());
+    assert_bounded(&asker, start);
+    asker.assert_no_panic();
+}
+
 #[test]
 fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
     let key = Key::generate("public-1");
@@ -59,7 +139,7 @@ fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
     let store = NixStore::new();
     let honest = options(&a, &key).start();
     let asker = options(&store, &key).peer(&honest).start();
-    wait_for_inventories(&asker, 1);
+    asker.wait_for_inventories(1);
     let false_paths: Vec<String> = (0..200)
         .map(|number| store_path_named(&format!("false-{number}")))
         .collect();
@@ -73,7 +153,7 @@ fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
     claims.extend(false_paths.iter().map(|path| swarm_hash(path)));
     claims.push(swarm_hash(&of_a));
     let liar = Claimant::start(address_in(&asker.ticket()), claims);
-    wait_for_inventories(&asker, 2);
+    asker.wait_for_inventories(2);
 
     let times = misses(&asker, &false_paths);
     assert!(liar.asked() >= 1, "the liar was never believed");
@@ -85,15 +165,44 @@ fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
 }
 
 #[test]
+fn a_claimant_whose_inventory_is_too_large_to_fetch_costs_few_misses_a_question() {
+    let key = Key::generate("public-1");
+    let (a, of_a) = store_with(&key, "a");
+    let store = NixStore::new();
+    let honest = options(&a, &key).start();
+    let asker = options(&store, &key).peer(&honest).start();
+    asker.wait_for_inventories(1);
+    // More than a 24th of the memory for filters holds.
+    let claims = (0..1_300_000u32).map(|number| {
+        let mut claim = [0; 20];
+        claim.copy_from_slice(&blake3::hash(&number.to_le_bytes()).as_bytes()[..20]);
+        claim
+    });
+    let liar = Claimant::start(address_in(&asker.ticket()), claims.collect());
+    wait_for("its announcement", || {
+        (asker.status()["swarm"]["peers"] == 2).then_some(())
+    });
+    wait_for("a connection with it", || {
+        (asker.connected_peers() == 2).then_some(())
+    });
+    let nowhere = |number| store_path_named(&format!("nowhere-{number}"));
+    misses(&asker, &(0..100).map(nowhere).collect::<Vec<_>>());
+    println!("asked for {} of 100 misses", liar.asked());
+    assert!((1..=10).contains(&liar.asked()), "{}", liar.asked());
+    assert_eq!(asker.status()["swarm"]["inventories"], 1);
+    assert_eq!(asker.narinfo(&of_a).status, 200);
+}
+
+#[test]
 fn g6_a_thousand_fresh_keys_with_a_hundred_false_paths_each_hide_nobody() {
     let key = Key::generate("public-1");
     let (a, of_a) = store_with(&key, "a");
     let store = NixStore::new();
     let honest = options(&a, &key).start();
     let asker = options(&store, &key).peer(&honest).start();
-    wait_for_inventories(&asker, 1);
+    asker.wait_for_inventories(1);
     let before = asker.peak_memory();
-    let forger = Forger::start(address_in(&asker.ticket()));
+    let forger = Forger::start(&address_in(&asker.ticket()));
     let wanted = swarm_hash(&of_a);
     let false_path = |seed: u16, number: u16| store_path_named(&format!("false-{seed}-{number}"));
     for seed in 0..1000 {
@@ -150,7 +259,7 @@ fn g9_both_sides_of_a_partition_go_on_and_are_together_again_within_thirty_secon
         host.inside(|| work(peer));
     };
     for number in 0..4 {
-        inside(number, &|peer| wait_for_inventories(peer, 3));
+        inside(number, &|peer| peer.wait_for_inventories(3));
     }
 
     let addresses = ["10.77.0.1", "10.77.0.2", "10.77.0.3", "10.77.0.4"];

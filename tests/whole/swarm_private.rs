@@ -2,15 +2,13 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::mpsc, time::Duration};
 
-use iroh::{
-    Endpoint, RelayMode,
-    endpoint::{ConnectionError, PortmapperConfig, presets},
-};
+use iroh::{Endpoint, endpoint::ConnectionError};
 use peerix::peer::{admission::NO_MEMBER, lookup, older, wire};
 
 use crate::support::{
     PATIENCE,
     hostile::{address_in, runtime},
+    loopback::loopback,
     network::Network,
     nix_store::{Key, NixStore, PathSpec},
     peer::{Peer, PeerOptions, fails_saying},
@@ -50,8 +48,7 @@ fn store_with(key: &Key, name: &str) -> (NixStore, String) {
 
 fn options(store: &NixStore, key: &Key, swarm: &str) -> PeerOptions {
     PeerOptions::new(store)
-        .trust(&key.public)
-        .flag("public-cache-key", &key.public)
+        .of_cache(&key.public)
         .flag("swarm", swarm)
 }
 
@@ -59,12 +56,6 @@ fn options(store: &NixStore, key: &Key, swarm: &str) -> PeerOptions {
 fn plain_address(peer: &Peer) -> String {
     let addr = address_in(&peer.ticket());
     format!("{}@{}", addr.id, addr.ip_addrs().next().unwrap())
-}
-
-fn wait_for_swarm_of(peer: &Peer, count: u64) {
-    wait_for("the peers of the swarm", || {
-        (peer.status()["swarm"]["inventories"] == count).then_some(())
-    });
 }
 
 /// Whether `peer` found that `other` is of another swarm.
@@ -88,8 +79,8 @@ fn members_of_a_private_swarm_share_and_who_knows_its_name_alone_gets_nothing() 
     let member = |store| options(store, &key, "ours").flag("swarm-secret-file", &secret);
     let first = member(&a).start();
     let second = member(&b).peer(&first).start();
-    wait_for_swarm_of(&first, 1);
-    wait_for_swarm_of(&second, 1);
+    first.wait_for_inventories(1);
+    second.wait_for_inventories(1);
     for (peer, path) in [(&first, &of_b), (&second, &of_a)] {
         assert_eq!(peer.narinfo(path).status, 200);
     }
@@ -221,16 +212,7 @@ fn a_stranger_that_is_dialled_learns_a_proof_of_no_use_and_no_question() {
 
 /// An endpoint that knows what can be read on the wire.
 async fn stranger(alpns: Vec<Vec<u8>>) -> Endpoint {
-    Endpoint::builder(presets::Minimal)
-        .relay_mode(RelayMode::Disabled)
-        .portmapper_config(PortmapperConfig::Disabled)
-        .alpns(alpns)
-        .clear_ip_transports()
-        .bind_addr("127.0.0.1:0")
-        .unwrap()
-        .bind()
-        .await
-        .unwrap()
+    loopback().alpns(alpns).bind().await.unwrap()
 }
 
 #[test]
@@ -240,7 +222,7 @@ fn swarms_by_name_keep_to_themselves_and_tickets_say_which() {
     let (b, _) = store_with(&key, "b");
     let first = options(&a, &key, "ours").start();
     let second = options(&b, &key, "ours").peer(&first).start();
-    wait_for_swarm_of(&second, 1);
+    second.wait_for_inventories(1);
     assert_eq!(second.narinfo(&of_a).status, 200);
     b.substitute(&of_a, &[second.url()], &[&key.public]);
 

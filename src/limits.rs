@@ -57,6 +57,9 @@ pub const CLAIMANTS: usize = 256;
 /// Inventories that are sent to peers at once: 8 MiB of memory each at most.
 pub const INVENTORIES_SENT: usize = 4;
 
+/// Inventories that one peer is sent at once: whatever it does with them, others find a place.
+pub const INVENTORIES_PER_PEER: usize = 1;
+
 /// How long one may take.
 pub const INVENTORY_TIMEOUT: Duration = Duration::from_secs(30);
 

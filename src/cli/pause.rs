@@ -11,7 +11,8 @@ Examples:
   peerix pause
       until `peerix resume`, over restarts too
 
-What is paused is uploading alone: this machine's own Nix is served, and fetches, as before.
+What is paused is uploading alone: this machine's own Nix is served, and fetches, as before, and the
+swarm is told of what is here.
 `peerix scan --pause` keeps hashing in the background quiet.";
 
 #[derive(Debug, Args)]

@@ -177,7 +177,7 @@ impl Lookup {
         };
         answer.answer = match &claim {
             Claim::Absent => "absent: it lacks the path, or does not offer it".to_owned(),
-            Claim::NotNow => "it does not tell now: it is paused, or out of its budget".to_owned(),
+            Claim::NotNow => "not now: it is paused, or out of its budget".to_owned(),
             Claim::Ready { .. } => "ready".to_owned(),
             Claim::Part { .. } => "it is fetching it itself".to_owned(),
             Claim::Hashing { done, total, .. } => format!("hashing, {done} of {total} bytes"),

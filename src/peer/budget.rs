@@ -70,6 +70,7 @@ struct Inner {
 struct Held {
     connections: usize,
     blob_requests: Arc<Semaphore>,
+    inventories: Arc<Semaphore>,
     lookup_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -116,6 +117,7 @@ impl Budgets {
         let held = connections.entry(peer).or_insert_with(|| Held {
             connections: 0,
             blob_requests: Arc::new(Semaphore::new(limits::BLOB_REQUESTS_PER_PEER)),
+            inventories: Arc::new(Semaphore::new(limits::INVENTORIES_PER_PEER)),
             lookup_turn: Arc::default(),
         });
         if held.connections >= limits::CONNECTIONS_PER_PEER {
@@ -126,6 +128,7 @@ impl Budgets {
             budgets: self.clone(),
             peer,
             blob_requests: held.blob_requests.clone(),
+            inventories: held.inventories.clone(),
             lookup_turn: held.lookup_turn.clone(),
         })
     }
@@ -137,6 +140,7 @@ pub struct ConnectionSlot {
     budgets: Budgets,
     peer: EndpointId,
     blob_requests: Arc<Semaphore>,
+    inventories: Arc<Semaphore>,
     lookup_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -171,6 +175,11 @@ impl ConnectionSlot {
     /// The blob requests that this peer may have served at once, over all its connections.
     pub fn blob_requests(&self) -> Arc<Semaphore> {
         self.blob_requests.clone()
+    }
+
+    /// The inventories that this peer may be sent at once, over all its connections.
+    pub fn inventories(&self) -> Arc<Semaphore> {
+        self.inventories.clone()
     }
 }
 
@@ -231,6 +240,19 @@ mod tests {
         assert!(budgets.connection(id(2)).is_some());
         drop(held);
         assert!(budgets.connection(id(1)).is_some());
+    }
+
+    #[test]
+    fn a_peer_has_its_share_of_inventories_over_all_its_connections() {
+        let budgets = Budgets::new(0);
+        let (one, two) = (budgets.connection(id(1)), budgets.connection(id(1)));
+        let (one, two) = (one.unwrap().inventories(), two.unwrap().inventories());
+        let held: Vec<_> = std::iter::from_fn(|| one.clone().try_acquire_owned().ok()).collect();
+        assert_eq!(held.len(), limits::INVENTORIES_PER_PEER);
+        assert!(two.try_acquire().is_err());
+        let other = budgets.connection(id(2)).unwrap();
+        assert!(other.inventories().try_acquire().is_ok());
+        assert!(limits::INVENTORIES_PER_PEER < limits::INVENTORIES_SENT);
     }
 
     #[tokio::test]

@@ -111,7 +111,6 @@ fn decide(
     record: &UploadRecord,
     unix_now: u64,
 ) -> Result<(), UploadsClosed> {
-    let is_over = |bytes: u64, quota: Option<u64>| quota.is_some_and(|quota| bytes >= quota);
     let sparing = rules.when == Some(UploadWhen::Unmetered);
     let closed = [
         (rules.when == Some(UploadWhen::Never), UploadsClosed::Never),
@@ -125,19 +124,23 @@ fn decide(
             machine.is_public_network && rules.when != Some(UploadWhen::Always),
             UploadsClosed::PublicNetwork,
         ),
-        (
-            is_over(record.day_bytes, rules.per_day),
-            UploadsClosed::DayQuota,
-        ),
-        (
-            is_over(record.month_bytes, rules.per_month),
-            UploadsClosed::MonthQuota,
-        ),
     ];
     match closed.iter().find(|(is_closed, _)| *is_closed) {
         Some((_, reason)) => Err(*reason),
-        None => Ok(()),
+        None => within_quotas(rules, record),
     }
+}
+
+/// Decides whether the quotas leave anything to upload.
+fn within_quotas(rules: &UploadRules, record: &UploadRecord) -> Result<(), UploadsClosed> {
+    let is_over = |bytes: u64, quota: Option<u64>| quota.is_some_and(|quota| bytes >= quota);
+    if is_over(record.day_bytes, rules.per_day) {
+        return Err(UploadsClosed::DayQuota);
+    }
+    if is_over(record.month_bytes, rules.per_month) {
+        return Err(UploadsClosed::MonthQuota);
+    }
+    Ok(())
 }
 
 /// The gate that all uploads pass. Cheap to clone.
@@ -199,6 +202,18 @@ impl UploadGate {
     pub fn pass(&self, bytes: u64) -> Result<(), UploadsClosed> {
         let mut state = self.state();
         decide(&state.rules, &state.machine, &state.record, unix_seconds())?;
+        state.record.add(bytes);
+        state.is_changed = true;
+        Ok(())
+    }
+
+    /// Counts bytes that only tell what is here: they pass while uploads pause, within the quotas.
+    ///
+    /// # Errors
+    /// [`UploadsClosed`]: a quota is used up.
+    pub fn pass_told(&self, bytes: u64) -> Result<(), UploadsClosed> {
+        let mut state = self.state();
+        within_quotas(&state.rules, &state.record)?;
         state.record.add(bytes);
         state.is_changed = true;
         Ok(())
@@ -352,6 +367,21 @@ mod tests {
         assert_eq!(gate.check(), Err(UploadsClosed::Paused));
         gate.pause(Some(0));
         assert_eq!(gate.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_only_tells_what_is_here_passes_in_a_pause_and_counts_towards_the_quotas() {
+        let rules = UploadRules {
+            per_day: Some(100),
+            when: Some(UploadWhen::Never),
+            ..UploadRules::default()
+        };
+        let gate = UploadGate::new(rules, UploadRecord::default());
+        gate.observe(OPEN, date(2026, 4, 1));
+        gate.pause(None);
+        assert_eq!(gate.pass(1), Err(UploadsClosed::Never));
+        assert_eq!(gate.pass_told(100), Ok(()));
+        assert_eq!(gate.pass_told(1), Err(UploadsClosed::DayQuota));
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub enum Answer {
         /// The signed fields, unless only presence was asked for.
         fields: Option<SignedFields>,
     },
-    /// It can't be told now: whether it is here stays open.
+    /// It can't be told, or fetched, now: whether it is here stays open.
     NotNow,
 }
 

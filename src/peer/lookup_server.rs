@@ -17,6 +17,7 @@ use crate::{
     offer::OfferPolicy,
     peer::{
         budget::{Budgets, ConnectionSlot},
+        gate::UploadsClosed,
         lookup::{self, Answer, Mode, Request, SignedFields, WireError},
         rate::UploadLimits,
     },
@@ -64,11 +65,11 @@ impl LookupServer {
     }
 
     /// Answers one request of `peer`, by the store and the policy.
+    ///
+    /// While nothing is uploaded, what is offered is answered [`Answer::NotNow`], and nothing hashed;
+    /// what is not is no secret then either, and saves the peer to ask again.
     pub async fn answer(&self, peer: EndpointId, request: &Request) -> Vec<Answer> {
-        if let Err(reason) = self.upload.check() {
-            debug!(%reason, "nothing is uploaded now, so nothing is told");
-            return vec![Answer::NotNow; request.path_hashes.len()];
-        }
+        let closed = self.upload.check().err();
         self.offer.grant(peer, &request.tokens);
         let hashes = request.path_hashes.clone();
         let nars = match self.store.nars(hashes).await {
@@ -87,10 +88,11 @@ impl LookupServer {
             let path_hash = nar.info.path_hash();
             let is_offered = self.offer.is_offered_to(peer, &self.store, &nar.info);
             let answer = match is_offered {
+                true if closed.is_some() => Answer::NotNow,
                 true => self.claim(peer, nar, request.mode).await,
                 false => Answer::Absent,
             };
-            self.note(peer, path_hash, &answer, is_offered);
+            self.note(peer, path_hash, &answer, is_offered, closed);
             Some(answer)
         });
         let answers = futures_util::future::join_all(answering).await;
@@ -101,7 +103,14 @@ impl LookupServer {
     }
 
     /// Remembers what a peer was told of a path that is here.
-    fn note(&self, peer: EndpointId, path_hash: StorePathHash, answer: &Answer, is_offered: bool) {
+    fn note(
+        &self,
+        peer: EndpointId,
+        path_hash: StorePathHash,
+        answer: &Answer,
+        is_offered: bool,
+        closed: Option<UploadsClosed>,
+    ) {
         let answer = match answer {
             Answer::Ready { .. } => "it may fetch it".to_owned(),
             Answer::Part { .. } => "it may fetch the part that is here".to_owned(),
@@ -109,7 +118,10 @@ impl LookupServer {
                 format!("it has to wait for its hash, {done} of {total} bytes are done")
             }
             Answer::Absent if !is_offered => "refused: it is not offered to that peer".to_owned(),
-            Answer::NotNow => "refused: no hashing is left for that peer today".to_owned(),
+            Answer::NotNow => match closed {
+                Some(reason) => format!("not now: nothing is uploaded ({reason})"),
+                None => "refused: no hashing is left for that peer today".to_owned(),
+            },
             Answer::Absent => "refused: it can't be read now".to_owned(),
         };
         let event = Event::Asked {

@@ -154,13 +154,14 @@ impl Provider {
             let provider = self.clone();
             let connection = connection.clone();
             let observers = observers.clone();
-            let requests = own.blob_requests();
+            let (requests, inventories) = (own.blob_requests(), own.inventories());
             let span = debug_span!("blob", peer = %connection.remote_id().fmt_short());
             tokio::spawn(
                 async move {
                     let turns = Turns {
                         slot,
                         requests: &requests,
+                        inventories: &inventories,
                         observers: &observers,
                     };
                     let serving = provider.serve_stream(&connection, &mut send, recv, turns);
@@ -195,7 +196,8 @@ impl Provider {
         match request {
             Request::Get(get) => {
                 let ranges = single_blob(&get.ranges)?;
-                self.send_blob(connection, send, get.hash, ranges).await?;
+                self.send_blob(connection, send, get.hash, ranges, turns.inventories)
+                    .await?;
             }
             Request::GetMany(get) => {
                 if get.hashes.len() > limits::LOOKUP_MAX_PATHS {
@@ -203,7 +205,8 @@ impl Provider {
                 }
                 let wanted = get.hashes.iter().zip(get.ranges.iter_infinite());
                 for (hash, ranges) in wanted {
-                    self.send_blob(connection, send, *hash, ranges.clone())
+                    let own = turns.inventories;
+                    self.send_blob(connection, send, *hash, ranges.clone(), own)
                         .await?;
                 }
             }
@@ -252,12 +255,17 @@ impl Provider {
         send: &mut SendStream,
         hash: BlobHash,
         ranges: ChunkRanges,
+        inventories: &Semaphore,
     ) -> Result<(), ServeError> {
-        self.0.limits.check().map_err(|_| ServeError::Busy)?;
+        let is_inventory = self.has_inventory(connection, hash);
+        if !is_inventory {
+            self.0.limits.check().map_err(|_| ServeError::Busy)?;
+        }
         let _slot = turn(&self.0.requests).await?;
         let peer = connection.remote_id();
-        if self.has_inventory(connection, hash) {
+        if is_inventory {
             // Each is in memory while it is sent.
+            let _own_turn = turn(inventories).await?;
             let _turn = turn(&self.0.inventories).await?;
             let sending = self.send_inventory(connection, send, hash, ranges);
             return timeout(limits::INVENTORY_TIMEOUT, sending)
@@ -341,8 +349,13 @@ impl Provider {
                 .map_err(|error| ServeError::Read(error.to_string()))?;
             out.flush_piece().map_err(|_| ServeError::Gone)
         });
+        // Without it nobody knows what is here: no pause of uploads holds it up.
         while let Some(Piece { bytes, .. }) = encoded.recv().await {
-            self.send_piece(peer, public, send, bytes, piece).await?;
+            let size = bytes.len() as u64;
+            let may_be_sent = self.0.limits.wait_to_tell(peer, public, size).await;
+            may_be_sent.map_err(|_| ServeError::Busy)?;
+            write(send, bytes).await?;
+            self.0.metrics.wire_bytes_sent.inc_by(size);
         }
         encoding
             .await
@@ -433,6 +446,8 @@ struct Turns<'a> {
     slot: OwnedSemaphorePermit,
     /// Blob requests of its peer.
     requests: &'a Semaphore,
+    /// Inventories that its peer is sent.
+    inventories: &'a Semaphore,
     /// Observers of its connection.
     observers: &'a Semaphore,
 }

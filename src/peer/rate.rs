@@ -184,11 +184,30 @@ impl UploadLimits {
         bytes: u64,
     ) -> Result<(), UploadsClosed> {
         self.gate.pass(bytes)?;
+        self.wait_turn(peer, public, bytes).await;
+        Ok(())
+    }
+
+    /// The same for bytes that only tell what is here, which no pause holds up.
+    ///
+    /// # Errors
+    /// [`UploadsClosed`] where a quota is used up.
+    pub async fn wait_to_tell(
+        &self,
+        peer: impl Into<Receiver>,
+        public: bool,
+        bytes: u64,
+    ) -> Result<(), UploadsClosed> {
+        self.gate.pass_told(bytes)?;
+        self.wait_turn(peer, public, bytes).await;
+        Ok(())
+    }
+
+    async fn wait_turn(&self, peer: impl Into<Receiver>, public: bool, bytes: u64) {
         let wait = self.reserve(peer, public, bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use zbus::{OwnedObjectPath, OwnedVariant};
 
 use crate::support::{
     hostile::{Client, address_in},
-    nix_store::{Key, NixStore, PathSpec},
+    nix_store::{Key, NixStore, PathSpec, store_path_named},
     peer::{Peer, PeerOptions},
     skip,
     tree::Node,
@@ -87,6 +87,32 @@ fn a_pause_holds_over_a_restart_and_ends_when_asked() {
     assert!(is_offered(&client, &peer, &path));
     assert_eq!(closed(&peer), None);
     assert!(!peer.try_cli(&["pause", "--for", "soon"]).status.success());
+}
+
+#[test]
+fn who_pauses_tells_what_it_has_and_what_it_lacks() {
+    let key = Key::generate("public-1");
+    let (a, b) = (NixStore::new(), NixStore::new());
+    // More than an announcement holds: it comes as an inventory.
+    let spec = |number| PathSpec::new(&format!("of-{number}"), Node::text("of a"));
+    let paths = a.add_all((0..300).map(spec).collect());
+    let signed: Vec<&str> = paths.iter().map(String::as_str).collect();
+    a.sign(&key, &signed);
+    let paused = PeerOptions::new(&a)
+        .of_cache(&key.public)
+        .flag("upload-when", "never")
+        .start();
+    paused.run_cli(&["pause"]);
+    let asker = PeerOptions::new(&b)
+        .of_cache(&key.public)
+        .peer(&paused)
+        .start();
+    asker.wait_for_inventories(1);
+    assert_eq!(asker.narinfo(&paths[7]).status, 404);
+    let (client, address) = (Client::new(), address_in(&paused.ticket()));
+    let nowhere = store_path_named("nowhere");
+    let answers = client.look_up(&address, Mode::Narinfo, &[&paths[7], &nowhere]);
+    assert_eq!(answers, [Answer::NotNow, Answer::Absent]);
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod support;
 
 mod closure;
 mod dashboard;
+mod filters;
 mod hashing;
 mod lan;
 mod long_path;
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
         ("wire", wire::run),
         ("dashboard", dashboard::run),
         ("swarm", swarm::run),
-        ("filters", swarm::run_filters),
+        ("filters", filters::run),
         ("tracker", tracker::run),
     ];
     if let Some(unknown) = wanted

@@ -1,12 +1,9 @@
-//! The swarm: real daemons without a tracker, and the filters that they tell each other.
+//! The swarm: real daemons without a tracker.
 
 use std::{
-    hint::black_box,
     thread,
     time::{Duration, Instant},
 };
-
-use peerix_gossip::{Inventory, PathHash};
 
 use crate::{
     measure::{row, table},
@@ -51,9 +48,7 @@ fn measure(count: usize) {
     let mut peers: Vec<Peer> = Vec::new();
     let started = Instant::now();
     for (store, _) in &stores {
-        let options = PeerOptions::new(store)
-            .trust(&key.public)
-            .flag("public-cache-key", &key.public);
+        let options = PeerOptions::new(store).of_cache(&key.public);
         // Each knows the first one: the rest is gossip's.
         let options = match peers.first() {
             Some(first) => options.peer(first),
@@ -161,66 +156,4 @@ fn loopback_bytes() -> u64 {
     bytes
         .and_then(|bytes| bytes.parse().ok())
         .expect("loopback")
-}
-
-/// Filters: how long they take, how large they are, and how often they err.
-pub fn run_filters() {
-    const QUERIES: u32 = 5_000_000;
-    table(
-        "Inventories as filters",
-        &[
-            "paths",
-            "build",
-            "one query",
-            "bits a path",
-            "false positives of 5,000,000",
-            "in theory",
-        ],
-    );
-    for paths in [1000u32, 20_000, 100_000, 1_000_000] {
-        let (built, inventory) = timed(|| {
-            let inventory = Inventory::build((0..paths).map(path), 1);
-            inventory.expect("a set that converges")
-        });
-        let (queried, wrong) = timed(|| {
-            // None of these is in it.
-            let others = (0..QUERIES).map(|number| path(number + (1 << 30)));
-            others
-                .filter(|other| inventory.may_contain(black_box(other)))
-                .count()
-        });
-        let (making, ()) = timed(|| {
-            for number in 0..QUERIES {
-                black_box(path(number + (1 << 30)));
-            }
-        });
-        let query = queried.saturating_sub(making) / QUERIES;
-        row(&[
-            paths.to_string(),
-            format!("{:.1} ms", built.as_secs_f64() * 1000.0),
-            format!("{} ns", query.as_nanos()),
-            format!(
-                "{:.2}",
-                inventory.to_bytes().len() as f64 * 8.0 / f64::from(paths)
-            ),
-            wrong.to_string(),
-            format!("{:.0}", f64::from(QUERIES) / 65_536.0),
-        ]);
-    }
-}
-
-/// A path hash that looks like any other, quickly.
-fn path(number: u32) -> PathHash {
-    let mut hash = [0; 20];
-    let mut state = u64::from(number);
-    for part in hash.chunks_mut(8) {
-        // SplitMix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        let bytes = mixed.to_le_bytes();
-        part.copy_from_slice(&bytes[..part.len()]);
-    }
-    hash
 }

@@ -244,14 +244,15 @@ pub const BANS: usize = 1024;
 /// that speak too often, or of nobody. Twice all that an honest swarm says.
 pub const WASTE_RATE: f64 = 4.0 * 1024.0;
 
-/// Bytes of that in reserve; less than all of each message counts, see `engine.rs`.
+/// Bytes of that in reserve; less than all of each message counts, see `engine/accounts.rs`.
 pub const WASTE_BURST: f64 = 2.0 * 1024.0 * 1024.0;
 
 /// Endpoints whose waste is remembered, neighbours or not; the longest silent one goes.
 pub const ACCOUNTS: usize = 1024;
 
-/// Hops that a message may have come: a swarm of 10,000 has a dozen.
-pub const HOPS_MOST: u16 = 50;
+/// Hops that a message may have come: a swarm of 10,000 has a dozen, and a tree that is not the best
+/// adds seven. Who writes that it came further than it did is charged less, by as much.
+pub const HOPS_MOST: u16 = 24;
 
 /// Bytes that all neighbours may send beside what they deliver until gossip is started anew, which
 /// forgets what it kept of it: eight times as much.

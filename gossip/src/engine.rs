@@ -399,8 +399,13 @@ impl Engine {
         }
         self.membership.up();
         self.announcer.hurry(&mut self.rng, now);
-        if was_alone || !self.index.contains(&id) {
+        // After a partition it knows what was said on its side, which nobody says again for a minute.
+        let was_parted = self.membership.is_unrest(now);
+        if was_alone || was_parted || !self.index.contains(&id) {
             self.catch_up.wanted = true;
+        }
+        if was_parted && self.catch_up.asked.is_none() {
+            self.catch_up.asked = Some(id);
         }
     }
 

@@ -34,6 +34,11 @@ impl Membership {
         self.next = self.next.min(Some(now + limits::REJOIN_LEAST));
     }
 
+    /// Whether a partition may be over, or not yet.
+    pub(crate) fn is_unrest(&self, now: Instant) -> bool {
+        self.unrest_until.is_some_and(|until| now < until)
+    }
+
     /// How many peers to join now, with so many neighbours of so many peers that are known.
     pub(crate) fn due(&mut self, neighbours: usize, known: usize, now: Instant) -> usize {
         if known <= neighbours || self.next.is_some_and(|at| now < at) {
@@ -41,13 +46,14 @@ impl Membership {
         }
         let doubled = 1u32 << self.tries.min(6);
         let backed_off = |least: Duration, most| (least * doubled).min(most);
-        let is_unrest = self.unrest_until.is_some_and(|until| now < until);
+        let is_unrest = self.is_unrest(now);
         let (count, wait) = if neighbours == 0 {
             (3, backed_off(limits::REJOIN_LEAST, limits::REJOIN_MOST))
+        } else if is_unrest {
+            // Who is lost may be back at any time: no pause grows meanwhile.
+            (1, limits::REJOIN_SOON)
         } else if neighbours < limits::ACTIVE_VIEW.min(known) {
             (1, backed_off(limits::REJOIN_SOON, limits::REJOIN_CALM))
-        } else if is_unrest {
-            (1, limits::REJOIN_SOON)
         } else {
             (1, limits::REJOIN_RARELY)
         };
@@ -110,5 +116,20 @@ mod tests {
         membership.down(later);
         membership.down(later);
         assert!(joins(&mut membership, later, 60, 5) >= 4);
+    }
+
+    #[test]
+    fn with_one_neighbour_left_of_three_it_tries_every_ten_seconds_until_the_others_are_back() {
+        let start = Instant::now();
+        let mut membership = Membership::default();
+        joins(&mut membership, start, 600, 3);
+        let later = start + Duration::from_secs(600);
+        membership.down(later);
+        membership.down(later + Duration::from_secs(5));
+        let soon = limits::REJOIN_SOON.as_secs();
+        for ten_seconds in 1..limits::UNREST.as_secs() / soon {
+            let from = later + Duration::from_secs(ten_seconds * soon);
+            assert_eq!(joins(&mut membership, from, soon, 1), 1, "{ten_seconds}");
+        }
     }
 }

@@ -265,6 +265,39 @@ fn after_one_neighbour_s_catalogue_another_one_s_is_read() {
 }
 
 #[test]
+fn after_a_partition_the_catalogue_of_who_comes_back_is_read() {
+    let start = now();
+    let mut engine = engine(1, start);
+    let ids: Vec<EndpointId> = (2..6).map(|number| key(number).public()).collect();
+    let nobody = Page {
+        entries: Vec::new(),
+        next: None,
+    };
+    let asked = |actions: &[Action]| -> Vec<EndpointId> {
+        let ids = actions.iter().filter_map(|action| match action {
+            Action::AskPage(id, _) => Some(*id),
+            _ => None,
+        });
+        ids.collect()
+    };
+    for (number, id) in (2..).zip(&ids) {
+        let author = key(number);
+        let offer = empty_offer(&author, 1).seal(&author, &TOPIC).unwrap();
+        engine.handle(message(&offer, number), start);
+        engine.handle(Event::NeighbourUp(*id), start);
+        engine.handle(Event::Page(*id, Some(nobody.clone())), start);
+    }
+    let parted = later(start, 60);
+    for id in &ids[1..] {
+        engine.handle(Event::NeighbourDown(*id), parted);
+    }
+    let back = later(start, 120);
+    assert!(asked(&engine.handle(Event::Tick, back)).is_empty());
+    let actions = engine.handle(Event::NeighbourUp(ids[3]), back);
+    assert_eq!(asked(&actions), [ids[3]]);
+}
+
+#[test]
 fn who_was_given_by_hand_stays_whoever_else_is_named_and_the_latest_of_those_stay() {
     let start = now();
     let mut engine = engine(1, start);

@@ -98,7 +98,7 @@ async fn g4_a_neighbour_that_does_not_read_stops_gossip_for_half_a_minute_at_mos
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g5_forged_replayed_reordered_and_expired_messages_of_a_real_peer_change_nothing() {
+async fn g5_forged_replayed_reordered_and_future_messages_of_a_real_peer_change_nothing() {
     let (a, b) = two("forged").await;
     // What the second said before its next word.
     let catalogue = Reader::start("forged", &a.addr).await;
@@ -139,9 +139,7 @@ async fn g5_forged_replayed_reordered_and_expired_messages_of_a_real_peer_change
     assert!(a.swarm.may_have(&path(8)).is_empty());
     assert_eq!(a.swarm.may_have(&path(13)), [b.id()]);
 
-    // One that was over before it came, and one of a time that never comes: both hurt their author.
-    hostile.broadcast(hostile.expired(60, 9)).await;
-    until("its author is forgotten", || !a.swarm.knows(&hostile.id())).await;
+    // One of a time that never comes hurts its author alone.
     hostile.broadcast(hostile.announcement(u64::MAX, 8)).await;
     until("it is taken", || {
         a.swarm.may_have(&path(8)) == [hostile.id()]
@@ -159,7 +157,7 @@ async fn g5_forged_replayed_reordered_and_expired_messages_of_a_real_peer_change
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_writes_what_is_of_no_use_is_cut_and_who_hands_it_on_is_not() {
+async fn who_writes_what_is_of_no_use_is_cut_though_it_is_nobody_s_neighbour() {
     let (a, b) = two("waste").await;
     // It is no member, so nobody else hears of it from itself.
     let raw = Raw::connect("waste", &a.addr).await;
@@ -178,11 +176,4 @@ async fn who_writes_what_is_of_no_use_is_cut_and_who_hands_it_on_is_not() {
         assert!(number < 5000, "it is never cut");
     }
     assert!(b.swarm.counters().malformed > 100, "nothing was handed on");
-    a.offer(0..4).await;
-    until("the two still hear each other", || {
-        b.swarm.may_have(&path(3)) == [a.id()]
-    })
-    .await;
-    assert!(!b.links.is_banned(&a.id(), Instant::now()));
-    assert_eq!(b.swarm.restarts(), 0);
 }

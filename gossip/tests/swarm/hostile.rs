@@ -88,15 +88,6 @@ impl Peer {
         sealed(&offer, &self.key, &self.topic)
     }
 
-    /// One that is to be forgotten at once.
-    pub fn expired(&self, sequence: u64, number: u32) -> Bytes {
-        let offer = Announcement {
-            lifetime: 0,
-            ..offer(self.id(), sequence, number)
-        };
-        sealed(&offer, &self.key, &self.topic)
-    }
-
     /// An announcement that another did not make.
     pub fn in_the_name_of(&self, other: EndpointId, sequence: u64) -> Bytes {
         sealed(&offer(other, sequence, 7), &self.key, &self.topic)

@@ -252,7 +252,7 @@ mod tests {
         assert!(two.try_acquire().is_err());
         let other = budgets.connection(id(2)).unwrap();
         assert!(other.inventories().try_acquire().is_ok());
-        assert!(limits::INVENTORIES_PER_PEER < limits::INVENTORIES_SENT);
+        const { assert!(limits::INVENTORIES_PER_PEER < limits::INVENTORIES_SENT) };
     }
 
     #[tokio::test]

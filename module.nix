@@ -13,15 +13,12 @@ let
     mkIf
     mkOption
     optional
-    optionals
     types
     ;
 
   cfg = config.services.peerix;
-  # Among the options of NixOS, `default` is 1500 and whatever a person writes is less.
-  isSet = name: options.services.peerix.${name}.highestPrio < (lib.mkOptionDefault null).priority;
-  daemon = import ./nix/daemon-config.nix { inherit lib cfg isSet; };
-  inherit (daemon) httpPort isLan laterKeyFile;
+  daemon = import ./nix/daemon-config.nix { inherit lib cfg options; };
+  inherit (daemon) httpPort isLan isLanHttp laterKeyFile;
 
   configPath = "/etc/peerix/config.toml";
   withKey = pkgs.writeShellScript "peerix-daemon" ''
@@ -37,8 +34,8 @@ in
       type = types.bool;
       default = true;
       description = ''
-        Open the ports that peers use: UDP 12306, and on the local network (LAN mode or
-        `lanDiscovery`) TCP and UDP 12304 and UDP 5353.
+        Open the ports that peers use: UDP 12306, on the local network (LAN mode or `lanDiscovery`)
+        UDP 5353, and in the public swarm TCP and UDP 12304 there too.
       '';
     };
 
@@ -73,11 +70,9 @@ in
       allowedUDPPorts = [
         daemon.irohPort
       ]
-      ++ optionals isLan [
-        httpPort
-        5353
-      ];
-      allowedTCPPorts = optional isLan httpPort;
+      ++ optional isLanHttp httpPort
+      ++ optional isLan 5353;
+      allowedTCPPorts = optional isLanHttp httpPort;
     };
 
     nix.settings = daemon.nixSettings;
@@ -92,7 +87,7 @@ in
       wantedBy = [ "sockets.target" ];
       socketConfig = {
         # A port alone is every address, of both families: other hosts get `/local/...` there.
-        ListenStream = lib.optionalString (!isLan) "127.0.0.1:" + toString httpPort;
+        ListenStream = lib.optionalString (!isLanHttp) "127.0.0.1:" + toString httpPort;
         # As many as Nix opens at once, and some.
         Backlog = 512;
       };

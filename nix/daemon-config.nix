@@ -2,12 +2,15 @@
 {
   lib,
   cfg,
-  # Whether the option of a name was set, in place of its default.
-  isSet,
+  options,
 }:
 
 let
-  inherit (lib) mkDefault optional;
+  inherit (lib) mkDefault mkIf optional;
+
+  # Whether the option of a name was set: `default` has priority 1500 and whatever a person writes is
+  # less.
+  isSet = name: options.services.peerix.${name}.highestPrio < (lib.mkOptionDefault null).priority;
 
   toml =
     let
@@ -89,9 +92,25 @@ rec {
     }
   );
 
+  # The same, where no service manager hands secrets over and the daemon reads their files itself.
+  defaultsWithSecretFiles = lib.mkMerge [
+    defaults
+    (mkIf (cfg.privateKeyFile != null) { signing.private_key = mkDefault cfg.privateKeyFile; })
+    (mkIf (cfg.swarmSecretFile != null) { swarm_secret_file = mkDefault cfg.swarmSecretFile; })
+  ];
+
   text = toml cfg.settings;
 
   isLan = (cfg.settings.mode or null) == "lan" || (cfg.settings.lan_discovery or null) == true;
+  # Over HTTP, where nobody proves anything, and over the older program's UDP protocol, other hosts
+  # are served in the public swarm alone; the daemon starts with no socket that says otherwise.
+  isLanHttp =
+    isLan
+    && builtins.elem (cfg.settings.swarm or "public") [
+      null
+      "none"
+      "public"
+    ];
   httpPort = cfg.settings.server.port;
   irohPort =
     let

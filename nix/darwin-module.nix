@@ -11,8 +11,7 @@ let
   inherit (lib) mkIf mkOption types;
 
   cfg = config.services.peerix;
-  isSet = name: options.services.peerix.${name}.highestPrio < (lib.mkOptionDefault null).priority;
-  daemon = import ./daemon-config.nix { inherit lib cfg isSet; };
+  daemon = import ./daemon-config.nix { inherit lib cfg options; };
 
   stateDir = "/var/lib/peerix";
   runtimeDir = "/var/run/peerix";
@@ -53,15 +52,7 @@ in
   config = mkIf cfg.enable {
     inherit (daemon) assertions warnings;
 
-    services.peerix.settings = lib.mkMerge [
-      daemon.defaults
-      (lib.mkIf (cfg.privateKeyFile != null) {
-        signing.private_key = lib.mkDefault cfg.privateKeyFile;
-      })
-      (lib.mkIf (cfg.swarmSecretFile != null) {
-        swarm_secret_file = lib.mkDefault cfg.swarmSecretFile;
-      })
-    ];
+    services.peerix.settings = daemon.defaultsWithSecretFiles;
 
     environment.etc."peerix/config.toml".text = daemon.text;
     environment.systemPackages = [ cfg.package ];

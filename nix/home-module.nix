@@ -12,8 +12,7 @@ let
   inherit (lib) mkIf;
 
   cfg = config.services.peerix;
-  isSet = name: options.services.peerix.${name}.highestPrio < (lib.mkOptionDefault null).priority;
-  daemon = import ./daemon-config.nix { inherit lib cfg isSet; };
+  daemon = import ./daemon-config.nix { inherit lib cfg options; };
 
   # Named, so that a change of it is a change of the unit, which is started anew then.
   configFile = pkgs.writeText "peerix.toml" daemon.text;
@@ -33,15 +32,7 @@ in
   config = mkIf cfg.enable {
     inherit (daemon) assertions warnings;
 
-    services.peerix.settings = lib.mkMerge [
-      daemon.defaults
-      (lib.mkIf (cfg.privateKeyFile != null) {
-        signing.private_key = lib.mkDefault cfg.privateKeyFile;
-      })
-      (lib.mkIf (cfg.swarmSecretFile != null) {
-        swarm_secret_file = lib.mkDefault cfg.swarmSecretFile;
-      })
-    ];
+    services.peerix.settings = daemon.defaultsWithSecretFiles;
 
     home.packages = [ cfg.package ];
 
@@ -53,7 +44,7 @@ in
       sockets.peerix = {
         Unit.Description = "peerix, the substituter's socket";
         Socket = {
-          ListenStream = lib.optionalString (!daemon.isLan) "127.0.0.1:" + toString daemon.httpPort;
+          ListenStream = lib.optionalString (!daemon.isLanHttp) "127.0.0.1:" + toString daemon.httpPort;
           Backlog = 512;
         };
         Install.WantedBy = [ "sockets.target" ];

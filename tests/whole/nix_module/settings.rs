@@ -73,6 +73,11 @@ fn the_firewall_opens_what_each_mode_needs() {
             json!([98, 99, 5353]),
         ),
         (
+            "lanDiscovery = true; swarm = \"team\";",
+            json!([]),
+            json!([12306, 5353]),
+        ),
+        (
             "trackerUrl = null; openFirewall = false;",
             json!([]),
             json!([]),
@@ -94,6 +99,12 @@ fn the_socket_is_the_local_network_s_in_lan_mode_alone() {
         ("settings.server.port = 99;", "127.0.0.1:99"),
         ("trackerUrl = null;", "12304"),
         ("lanDiscovery = true;", "12304"),
+        ("lanDiscovery = true; swarm = \"none\";", "12304"),
+        ("trackerUrl = null; swarm = \"team\";", "127.0.0.1:12304"),
+        (
+            "lanDiscovery = true; settings.swarm = \"team\";",
+            "127.0.0.1:12304",
+        ),
     ] {
         let machine = nixpkgs.machine(&format!("{{ enable = true; {settings} }}"));
         let socket = machine.unit("peerix.socket");

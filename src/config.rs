@@ -243,6 +243,16 @@ pub struct Shown {
     pub origin: String,
 }
 
+impl Shown {
+    /// The key with its section, as `section.key`.
+    pub fn name(&self) -> String {
+        match self.section.as_str() {
+            "" => self.key.clone(),
+            section => format!("{section}.{}", self.key),
+        }
+    }
+}
+
 /// A configuration, and how it came about.
 #[derive(Clone, Debug)]
 pub struct Loaded {

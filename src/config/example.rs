@@ -1,7 +1,6 @@
 //! A configuration file that explains every key, made from the table of settings.
 
 use super::{
-    file::STORE_IN_SECTION,
     reload::is_reloaded,
     setting::{self, Kind, Setting},
 };
@@ -55,12 +54,8 @@ pub fn sorted_keys() -> Vec<(&'static str, &'static str, &'static Setting)> {
 /// The settings, with the section and the key that a file writes.
 fn keys() -> impl Iterator<Item = (&'static str, &'static str, &'static Setting)> {
     setting::ALL.iter().copied().map(|setting| {
-        if setting.flag == setting::STORE.flag {
-            // A file that has the section can't have the key of the same name.
-            (STORE_IN_SECTION.0, STORE_IN_SECTION.1, setting)
-        } else {
-            (setting.section, setting.key, setting)
-        }
+        let (section, key) = setting.place();
+        (section, key, setting)
     })
 }
 

@@ -9,10 +9,6 @@ use super::{
     setting::{self, Kind, Setting},
 };
 
-/// Section and key by which `store` is given in a file that has a section of that name, as older
-/// files do: TOML lets a name be a key or a section.
-pub const STORE_IN_SECTION: (&str, &str) = ("store", "uri");
-
 /// Reads the text of the file at `path`.
 ///
 /// # Errors
@@ -67,15 +63,8 @@ impl File<'_> {
         span: Range<usize>,
         value: &DeValue<'_>,
     ) -> Result<(), ConfigError> {
-        let setting = if (section, key) == STORE_IN_SECTION {
-            &setting::STORE
-        } else {
-            let known = setting::ALL
-                .iter()
-                .find(|known| known.section == section && known.key == key);
-            known
-                .ok_or_else(|| self.unknown("key", key, span.clone(), nearest_key(section, key)))?
-        };
+        let setting = Setting::at(section, key)
+            .ok_or_else(|| self.unknown("key", key, span.clone(), nearest_key(section, key)))?;
         let line = self.line(span);
         let place = format!("{}:{line}: {key}", self.path.display());
         let values = texts(setting, value).map_err(|reason| ConfigError::Value {

@@ -2,11 +2,10 @@
 
 use super::{
     Shown,
-    file::STORE_IN_SECTION,
     setting::{self, Setting},
 };
 
-/// The settings that take effect without a restart.
+/// The settings that take effect without a restart; of peers those that are added.
 pub static RELOADED: &[&Setting] = &[
     &setting::VERBOSE,
     &setting::PEER,
@@ -51,29 +50,15 @@ pub fn take_over(in_force: &mut [Shown], new: &[Shown]) -> Changes {
         let Some(old) = old.filter(|old| old.values != new.values) else {
             continue;
         };
-        let name = match new.section.as_str() {
-            "" => new.key.clone(),
-            section => format!("{section}.{}", new.key),
-        };
-        match setting_of(new).is_some_and(is_reloaded) {
+        match Setting::at(&new.section, &new.key).is_some_and(is_reloaded) {
             true => {
                 *old = new.clone();
-                changes.taken.push(name);
+                changes.taken.push(new.name());
             }
-            false => changes.left.push(name),
+            false => changes.left.push(new.name()),
         }
     }
     changes
-}
-
-fn setting_of(shown: &Shown) -> Option<&'static Setting> {
-    if (shown.section.as_str(), shown.key.as_str()) == STORE_IN_SECTION {
-        return Some(&setting::STORE);
-    }
-    setting::ALL
-        .iter()
-        .copied()
-        .find(|setting| (setting.section, setting.key) == (&shown.section, &shown.key))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, path::PathBuf};
 use peerix_store::{NixStore, nix::TrustedPublicKey};
 
 use super::{
-    Config, ConfigError, Given, Layer, Mode, Origin, Relay, Shown, Sources, Surroundings, file,
+    Config, ConfigError, Given, Layer, Mode, Origin, Relay, Shown, Sources, Surroundings,
     places::CONTROL_SOCKET_NAME,
     setting::{self, Setting},
     value,
@@ -358,20 +358,14 @@ fn show(
     state_dir_origin: Option<&str>,
 ) -> Shown {
     let given = Values(winners).given(setting).into_owned();
+    let (section, key) = setting.place();
     let mut shown = Shown {
-        section: setting.section.to_owned(),
-        key: setting.key.to_owned(),
+        section: section.to_owned(),
+        key: key.to_owned(),
         values: given.values,
         kind: setting.kind,
         origin: given.origin.to_string(),
     };
-    if std::ptr::eq(setting, &setting::STORE) {
-        // As the section spells it, since a file can't have both.
-        (shown.section, shown.key) = (
-            file::STORE_IN_SECTION.0.to_owned(),
-            file::STORE_IN_SECTION.1.to_owned(),
-        );
-    }
     if std::ptr::eq(setting, &setting::STATE_DIR) {
         shown.values = vec![config.state_dir.display().to_string()];
         if let Some(variable) = state_dir_origin {

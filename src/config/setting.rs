@@ -51,6 +51,26 @@ impl Setting {
             self.flag.to_ascii_uppercase().replace('-', "_")
         )
     }
+
+    /// The section and the key under which any file can have it, the section empty for the top
+    /// level.
+    ///
+    /// TOML lets a name be a key or a section: `store`, which is a key by itself, is in the section of
+    /// that name where there is one, as older files have it.
+    pub fn place(&self) -> (&'static str, &'static str) {
+        match self.flag == STORE.flag {
+            true => ("store", "uri"),
+            false => (self.section, self.key),
+        }
+    }
+
+    /// The setting that a file means by a key of a section.
+    pub fn at(section: &str, key: &str) -> Option<&'static Setting> {
+        let place = (section, key);
+        let is_meant =
+            |known: &&&Setting| known.place() == place || (known.section, known.key) == place;
+        ALL.iter().find(is_meant).copied()
+    }
 }
 
 const SERVING: &str = "Serving Nix";

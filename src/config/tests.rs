@@ -70,7 +70,7 @@ fn origin(loaded: &Loaded, key: &str) -> String {
     loaded
         .shown
         .iter()
-        .find(|shown| format!("{}.{}", shown.section, shown.key).trim_start_matches('.') == key)
+        .find(|shown| shown.name() == key)
         .unwrap()
         .origin
         .clone()

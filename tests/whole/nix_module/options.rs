@@ -136,8 +136,8 @@ fn every_option_reaches_the_daemon() {
             .arg(&path));
         assert!(checked.status.success(), "{name}: {}", text_of(&checked));
         let shown: Value = serde_json::from_slice(&checked.stdout).expect("JSON");
-        let of_the_setting =
-            |shown: &&Value| shown["section"] == setting.section && shown["key"] == setting.key;
+        let (section, key) = setting.place();
+        let of_the_setting = |shown: &&Value| shown["section"] == section && shown["key"] == key;
         let settings = shown.as_array().expect("settings");
         let shown = settings.iter().find(of_the_setting);
         let shown = shown.unwrap_or_else(|| panic!("{name} is not shown"));

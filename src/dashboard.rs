@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::events::Hub;
-use crate::clock::unix_now;
 use crate::report::{PeersReport, Report};
 use crate::stats::{Stats, history::Span};
 
@@ -131,7 +130,11 @@ impl Dashboard {
     /// The traffic of a span up to now.
     #[must_use]
     pub fn history(&self, span: Span) -> Value {
-        let series = self.0.view.stats().series(span, unix_now() as u64);
+        let series = self
+            .0
+            .view
+            .stats()
+            .series(span, crate::clock::unix_seconds());
         serde_json::to_value(series).unwrap_or_default()
     }
 }

@@ -111,19 +111,28 @@ impl Swarm {
             "peers": gossip.len(),
             "neighbours": gossip.neighbours().len(),
             "inventories": gossip.held(),
-            "announced": lock(&self.0.announced).0.len(),
+            "announced": self.announced(),
             "restarts": gossip.restarts(),
         })
+    }
+
+    /// How many paths the swarm was told of.
+    pub fn announced(&self) -> usize {
+        lock(&self.0.announced).0.len()
     }
 
     /// Says goodbye and stops; what the next start needs is written down.
     pub async fn shutdown(&self) {
         let peers = self.met().await;
         self.0.gossip.shutdown().await;
-        let mut memory = lock(&self.0.memory);
-        memory.meet(peers);
-        memory.last_sequence = self.0.gossip.last_sequence();
-        memory.write(&self.0.state_dir);
+        let inner = self.0.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut memory = lock(&inner.memory);
+            memory.meet(peers);
+            memory.last_sequence = inner.gossip.last_sequence();
+            memory.write(&inner.state_dir);
+        });
+        let _ = writing.await;
     }
 
     /// Who was met: authors, the most useful first, and neighbours that have announced nothing yet.

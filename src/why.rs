@@ -5,12 +5,13 @@ use std::{
     collections::VecDeque,
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
-    time::SystemTime,
 };
 
 use lru::LruCache;
 use peerix_store::nix::StorePathHash;
 use serde::{Deserialize, Serialize};
+
+use crate::clock::unix_now;
 
 /// Paths of which something is remembered, those longest untouched go first; about a kilobyte each
 /// where much happened.
@@ -96,9 +97,7 @@ impl Default for History {
 impl History {
     /// Notes what became of a path now.
     pub fn note(&self, path_hash: StorePathHash, event: Event) {
-        let at = SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map_or(0.0, |since| since.as_secs_f64());
+        let at = unix_now();
         let mut paths = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let events = paths.get_or_insert_mut(path_hash, VecDeque::new);
         if events.len() >= EVENTS {

@@ -1,6 +1,10 @@
 //! Text for people and for programs, on standard output.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    time::{Duration, SystemTime},
+};
 
 use bytesize::ByteSize;
 use serde::Serialize;
@@ -66,6 +70,12 @@ pub(super) fn plain(text: &str) -> String {
 /// A size as people read it.
 pub(super) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().si().to_string()
+}
+
+/// A moment so long after 1970, to the second.
+pub(super) fn time(since_1970: Duration) -> impl Display {
+    let time = SystemTime::UNIX_EPOCH.checked_add(since_1970);
+    humantime::format_rfc3339_seconds(time.unwrap_or(SystemTime::UNIX_EPOCH))
 }
 
 /// `1 path`, `2 paths`.

@@ -1,6 +1,6 @@
 //! `peerix share`, `unshare`, `shared` and `ticket`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 use peerix_store::nix::StorePath;
@@ -133,11 +133,8 @@ pub(super) async fn shared(choice: &DaemonChoice) -> Result<Exit, Failure> {
         output::hint("Nothing is shared. `peerix share PATH` shares something.");
     }
     for path in &shared {
-        let time = SystemTime::UNIX_EPOCH
-            .checked_add(Duration::from_secs(path.shared_at))
-            .unwrap_or(SystemTime::UNIX_EPOCH);
         let (time, closure) = (
-            humantime::format_rfc3339_seconds(time),
+            output::time(Duration::from_secs(path.shared_at)),
             output::count(path.closure_paths, "path"),
         );
         let private = if path.private { "  private" } else { "" };

@@ -1,6 +1,6 @@
 //! `peerix why`: what keeps a path from being found or given, or from where it came.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -114,9 +114,6 @@ fn said(answer: &Answer) -> String {
 
 fn became(noted: &Noted) -> String {
     let at = Duration::try_from_secs_f64(noted.at).unwrap_or_default();
-    let at = SystemTime::UNIX_EPOCH
-        .checked_add(at)
-        .unwrap_or(SystemTime::UNIX_EPOCH);
     let what = match &noted.event {
         Event::Looked { found, took_ms } => {
             let outcome = if *found {
@@ -136,5 +133,5 @@ fn became(noted: &Noted) -> String {
             )
         }
     };
-    format!("{}  {what}", humantime::format_rfc3339_seconds(at))
+    format!("{}  {what}", output::time(at))
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::node::Node;
 use crate::{
     announcing::Trackers,
-    clock::unix_now,
+    clock::{unix_millis, unix_seconds},
     config::Mode,
     dashboard::{PeersQuery, View, pages},
     http::StatusSource,
@@ -78,7 +78,7 @@ pub(super) struct Looking(Arc<Look>);
 impl Looking {
     pub(super) fn ended(self, paths: u64) {
         self.0.is_at(paths);
-        let now = (unix_now() * 1000.0) as u64;
+        let now = unix_millis();
         self.0.ended_at.store(now, Ordering::Relaxed);
     }
 }
@@ -196,7 +196,7 @@ impl Node {
     /// What was asked for, and what went where.
     pub(super) fn traffic_report(&self) -> TrafficReport {
         let metrics = &self.parts.metrics;
-        let totals = metrics.sample(unix_now() as u64);
+        let totals = metrics.sample(unix_seconds());
         let now = Instant::now();
         let rates = self.held.rates.lock();
         let mut rates = rates.unwrap_or_else(PoisonError::into_inner);
@@ -375,11 +375,8 @@ impl Node {
         })
     }
 
-    fn announced_count(&self) -> u64 {
-        let swarm = self.parts.swarm.as_ref().map(Swarm::describe);
-        swarm
-            .and_then(|swarm| swarm.get("announced")?.as_u64())
-            .unwrap_or_default()
+    fn announced_count(&self) -> usize {
+        self.parts.swarm.as_ref().map_or(0, Swarm::announced)
     }
 
     /// The object of `/dashboard-stats`, as the older program made it.
@@ -390,9 +387,10 @@ impl Node {
         let stats = &self.parts.metrics.stats;
         let (most_requested, total_requests) = stats.most_requested(10);
         let (most_served, total_served) = stats.most_served(10);
-        let best = View::peers(self, &PeersQuery::largest(10)).peers;
-        let bandwidth: Vec<Value> = best
+        let largest = View::peers(self, &PeersQuery::largest(pages::MAX_ROWS)).peers;
+        let bandwidth: Vec<Value> = largest
             .iter()
+            .take(10)
             .map(|peer| {
                 json!({
                     "peer_id": stats::short(&peer.node_id),
@@ -403,8 +401,7 @@ impl Node {
                 })
             })
             .collect();
-        let reputation: Vec<Value> = View::peers(self, &PeersQuery::largest(pages::MAX_ROWS))
-            .peers
+        let reputation: Vec<Value> = largest
             .iter()
             .map(|peer| {
                 json!({
@@ -439,9 +436,7 @@ impl Node {
             "peer_bandwidth": bandwidth,
             "peer_reputation": reputation,
             "total_bytes_sent": traffic.sent,
-            "total_bytes_received": traffic.received.lan
-                + traffic.received.direct
-                + traffic.received.relayed,
+            "total_bytes_received": traffic.saved(),
         })
     }
 }

@@ -69,7 +69,7 @@ impl Event {
         Self {
             number: 0,
             id: 0,
-            time: super::unix_now(),
+            time: crate::clock::unix_now(),
             action,
             hash,
             name,

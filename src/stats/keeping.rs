@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{State, Stats, older, unix_now};
+use super::{State, Stats, older};
+use crate::clock::unix_seconds;
 use crate::metrics::Metrics;
 use crate::state_dir::StateDir;
 
@@ -92,7 +93,7 @@ pub async fn keep(metrics: Arc<Metrics>, state_dir: Arc<StateDir>, stop: Cancell
     loop {
         let sleep = tokio::time::sleep(SAMPLE_EVERY);
         let is_over = stop.run_until_cancelled(sleep).await.is_none();
-        metrics.sample(unix_now() as u64);
+        metrics.sample(unix_seconds());
         if !is_over && written_at.elapsed() < WRITE_EVERY {
             continue;
         }

@@ -31,7 +31,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use iroh::{Endpoint, EndpointId};
+use iroh::{Endpoint, EndpointId, RelayUrl};
 use peerix_gossip::PathHash;
 use peerix_store::nix::StorePathHash;
 use tokio::{sync::watch, time::timeout_at};
@@ -39,6 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug_span};
 
 pub use self::http::TrackerError;
+pub(crate) use self::http::client;
 use self::{
     found::Found,
     http::Site,
@@ -133,9 +134,19 @@ struct Record {
     is_signed: Option<bool>,
     last_contact: Option<Instant>,
     error: Option<String>,
+    /// Whether a person was told that its certificate is not trusted.
+    is_distrust_told: bool,
     /// Peers that it named the last time.
     named: usize,
-    relay: Option<iroh::RelayUrl>,
+    relay: Option<TrackersRelay>,
+}
+
+/// A relay that a tracker told of.
+#[derive(Debug)]
+struct TrackersRelay {
+    url: RelayUrl,
+    /// Whether it is one of this endpoint's because the tracker told of it.
+    is_added: bool,
 }
 
 impl Trackers {
@@ -154,8 +165,12 @@ impl Trackers {
         let mut urls = options.urls;
         urls.truncate(limits::TRACKERS);
         let all = urls.iter().enumerate().map(|(number, url)| {
+            // The older program had one tracker.
+            let older = || match number {
+                0 => memory::read_older(&parts.state_dir),
+                _ => None,
+            };
             let known = known.remove(url);
-            let older = || memory::read_older(&parts.state_dir).filter(|_| number == 0);
             Ok(Tracker {
                 number,
                 url: url.clone(),
@@ -287,16 +302,11 @@ impl Trackers {
                 seconds_since_contact: record.last_contact.map(|at| at.elapsed().as_secs()),
                 announced_paths: tracker.session().announced(),
                 named_peers: record.named,
-                relay_url: record.relay.as_ref().map(ToString::to_string),
+                relay_url: record.relay.as_ref().map(|relay| relay.url.to_string()),
                 error: record.error.clone(),
             }
         })
         .collect()
-    }
-
-    /// How many peers are taken up that trackers named.
-    pub fn found(&self) -> usize {
-        self.0.found.len()
     }
 }
 

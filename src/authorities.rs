@@ -20,7 +20,7 @@ pub struct Authorities(Vec<CertificateDer<'static>>);
 
 /// A file of certificates can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificates of --ca-file {}: {reason}", path.display())]
+#[error("the certificates in {}: {reason}", path.display())]
 pub struct AuthoritiesError {
     path: PathBuf,
     reason: String,

@@ -1,10 +1,10 @@
 //! Requests of this process to others over HTTP: what is configured decides, not the process's
 //! surroundings.
 
-use std::error::Error;
+use std::{error::Error, io};
 
 use futures_util::StreamExt as _;
-use reqwest::{Client, ClientBuilder, Response, redirect::Policy};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect::Policy};
 
 /// The beginnings of a client: without the environment's proxies, and with at most `redirects`
 /// redirects, none of them to another scheme. Only the time to wait is for the caller to say.
@@ -26,6 +26,21 @@ pub(crate) fn client(allow_insecure_http: bool, redirects: usize) -> ClientBuild
         .https_only(!allow_insecure_http)
         .redirect(redirects)
         .referer(false)
+}
+
+/// The URL below which everything of a server lies, with a slash at its end.
+///
+/// # Errors
+/// Why `url` is none, for a person.
+pub(crate) fn base(url: &str) -> Result<Url, String> {
+    let mut base = Url::parse(url).map_err(|error| error.to_string())?;
+    base.set_query(None);
+    base.set_fragment(None);
+    base.path_segments_mut()
+        .map_err(|()| "nothing can lie below it".to_owned())?
+        .pop_if_empty()
+        .push("");
+    Ok(base)
 }
 
 /// A body that was not read to its end.
@@ -61,4 +76,21 @@ pub(crate) async fn body_up_to(response: Response, most: usize) -> Result<Vec<u8
 pub(crate) fn with_causes(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Why a server's certificate was not taken, where that is what went wrong.
+pub(crate) fn distrusted(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
+            return Some(reason.to_string());
+        }
+        // What an I/O error was made of does not count as its source.
+        let io = error.downcast_ref::<io::Error>();
+        next = match io.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
 }

@@ -19,6 +19,7 @@ use futures_util::{
 use peerix_store::{PathInfo, nix::StorePathHash};
 use thiserror::Error;
 
+pub(crate) use self::cache::client;
 use self::{cache::Cache, memory::Memory, record::Record};
 use crate::{
     limits,

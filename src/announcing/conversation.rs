@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Inner, Tracker,
+    Inner, Tracker, TrackersRelay,
     backoff::{Backoff, spread},
     http::RequestError,
     limits,
@@ -62,15 +62,13 @@ pub(super) async fn run(inner: Arc<Inner>, number: usize, stop: CancellationToke
             Err(error) => error,
         };
         debug!(%error, "the tracker failed");
-        tracker.record().error = Some(error.to_string());
+        note_failure(tracker, &error);
         let pause = backoff.fails(error.retry_after(), &mut rand::rng());
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
             // Another network may be one with a way to it.
-            Ok(_) = moved.updated(), if error.retry_after().is_none() => {
-                tokio::time::sleep(limits::SETTLE).await;
-            }
+            Ok(_) = moved.updated(), if error.retry_after().is_none() => settle(&stop).await,
         }
     }
     let _ = tokio::task::spawn_blocking(move || inner.remember()).await;
@@ -131,7 +129,18 @@ impl Speaking<'_> {
         let interval = about(interval);
         let mut moved = inner.endpoint.watch_addr();
         let mut conflicts = 0;
+        let mut renew_at = Instant::now() + limits::RECHECK;
         loop {
+            if Instant::now() >= renew_at {
+                let asked = tokio::select! {
+                    () = stop.cancelled() => return Ok(self.say_goodbye(info.id).await),
+                    asked = signed::info(&tracker.site) => asked?,
+                };
+                if asked.as_ref() != Some(info) {
+                    return Ok(End::Renew);
+                }
+                renew_at = Instant::now() + limits::RECHECK;
+            }
             let wanted = self.wanted.borrow_and_update().clone();
             let whereabouts = Whereabouts::of(&inner.endpoint, &moved.get());
             let now = Instant::now();
@@ -143,12 +152,11 @@ impl Speaking<'_> {
                 Next::At(due) => {
                     tokio::select! {
                         () = stop.cancelled() => return Ok(self.say_goodbye(info.id).await),
-                        () = tokio::time::sleep_until(due.into()) => continue,
+                        () = tokio::time::sleep_until(due.min(renew_at).into()) => continue,
                         _ = self.wanted.changed() => {}
                         _ = moved.updated() => {}
                     }
-                    // What belongs together is told together.
-                    tokio::time::sleep(limits::SETTLE).await;
+                    settle(stop).await;
                     continue;
                 }
             };
@@ -214,11 +222,11 @@ impl Speaking<'_> {
             tracker.record().error = Some(NO_SWARMS.to_owned());
             tokio::select! {
                 () = stop.cancelled() => return Ok(End::Stopped),
-                () = tokio::time::sleep(limits::OLDER_RECHECK) => return Ok(End::Renew),
+                () = tokio::time::sleep(limits::RECHECK) => return Ok(End::Renew),
             }
         }
         let id = inner.endpoint.id();
-        let renew_at = Instant::now() + limits::OLDER_RECHECK;
+        let renew_at = Instant::now() + limits::RECHECK;
         let ttl = limits::OLDER_TTL;
         tracker
             .session()
@@ -259,9 +267,9 @@ impl Speaking<'_> {
                 }
                 () = tokio::time::sleep(about(limits::OLDER_INTERVAL)) => {}
                 Ok(()) = self.wanted.changed(), if inner.tell_older.load(Ordering::Relaxed) => {
-                    tokio::time::sleep(limits::SETTLE).await;
+                    settle(stop).await;
                 }
-                Ok(_) = moved.updated() => tokio::time::sleep(limits::SETTLE).await,
+                Ok(_) = moved.updated() => settle(stop).await,
             }
         }
         Ok(End::Renew)
@@ -272,8 +280,25 @@ impl Speaking<'_> {
         let mut record = self.tracker.record();
         record.last_contact = Some(Instant::now());
         record.error = None;
+        record.is_distrust_told = false;
         drop(record);
         self.backoff.succeeds();
+    }
+}
+
+/// Waits for what belongs together, so that it is told together; not while the daemon stops.
+async fn settle(stop: &CancellationToken) {
+    stop.run_until_cancelled(tokio::time::sleep(limits::SETTLE))
+        .await;
+}
+
+/// Notes a failure, and tells a person once of one that lasts until a person does something.
+fn note_failure(tracker: &Tracker, error: &RequestError) {
+    let mut record = tracker.record();
+    record.error = Some(error.to_string());
+    if matches!(error, RequestError::Untrusted(_)) && !record.is_distrust_told {
+        record.is_distrust_told = true;
+        tracing::warn!("the tracker {} {error}", tracker.url);
     }
 }
 
@@ -409,28 +434,39 @@ async fn use_relay(inner: &Inner, tracker: &Tracker, relay: Option<&RelayInfo>) 
     let is_used = matches!(inner.relay, Relay::Default | Relay::Tracker);
     let relay = relay
         .filter(|relay| is_used && (relay.url.scheme() == "https" || inner.allow_insecure_http));
-    let before = tracker.record().relay.clone();
-    if before.as_ref() == relay.map(|relay| &relay.url) {
-        return;
-    }
-    if let Some(before) = before {
-        inner.endpoint.remove_relay(&before).await;
-        tracker.record().relay = None;
+    let before = {
+        let mut record = tracker.record();
+        if record.relay.as_ref().map(|known| &known.url) == relay.map(|relay| &relay.url) {
+            return;
+        }
+        record.relay.take()
+    };
+    if let Some(before) = before.filter(|before| before.is_added)
+        && !is_told_by_another(inner, &before.url)
+    {
+        inner.endpoint.remove_relay(&before.url).await;
     }
     if let Some(relay) = relay {
         let quic = relay.quic_port.map(RelayQuicConfig::new);
         let config = RelayConfig::new(relay.url.clone(), quic);
-        let url: RelayUrl = relay.url.clone();
+        let url = relay.url.clone();
         debug!(%url, "a relay of the tracker's");
-        if let Some(known) = inner
-            .endpoint
-            .insert_relay(url.clone(), config.into())
-            .await
-        {
+        let known = inner.endpoint.insert_relay(url.clone(), config.into());
+        let known = known.await;
+        let is_added = known.is_none();
+        if let Some(known) = known {
             // It is known from elsewhere: what a tracker says of it does not count.
-            inner.endpoint.insert_relay(url, known).await;
-            return;
+            inner.endpoint.insert_relay(url.clone(), known).await;
         }
-        tracker.record().relay = Some(url);
+        tracker.record().relay = Some(TrackersRelay { url, is_added });
     }
+}
+
+/// Whether another tracker told of a relay too: then it is that one's from now on.
+fn is_told_by_another(inner: &Inner, url: &RelayUrl) -> bool {
+    inner.all.iter().any(|tracker| {
+        let mut record = tracker.record();
+        let relay = record.relay.as_mut().filter(|relay| relay.url == *url);
+        relay.map(|relay| relay.is_added = true).is_some()
+    })
 }

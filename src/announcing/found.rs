@@ -110,11 +110,6 @@ impl Found {
         }
     }
 
-    /// How many are taken up.
-    pub(super) fn len(&self) -> usize {
-        self.named().len()
-    }
-
     /// Whether somebody who was named lately may have paths that nobody here knows of: no inventory
     /// of theirs is known, and they can't be asked themselves yet.
     pub(super) fn any_unknown(&self) -> bool {
@@ -190,21 +185,9 @@ impl Named {
             || self.having.iter().any(|(other, _)| other == id)
     }
 
-    fn len(&self) -> usize {
-        self.ids().len()
-    }
-
     fn listed(&self) -> Vec<EndpointId> {
         let listed = self.listed.values().flat_map(HashMap::keys);
         listed.copied().collect()
-    }
-
-    fn ids(&self) -> HashSet<EndpointId> {
-        let listed = self.listed.values().flat_map(HashMap::keys);
-        listed
-            .chain(self.having.iter().map(|(id, _)| id))
-            .copied()
-            .collect()
     }
 
     /// Gives a tracker's places to those that it lists: those who hold one first, then by lot.
@@ -271,6 +254,13 @@ mod tests {
         numbers.map(id).collect()
     }
 
+    /// How many hold a place.
+    fn places(named: &Named) -> usize {
+        let having = named.having.iter().map(|(id, _)| *id);
+        let all: HashSet<EndpointId> = named.listed().into_iter().chain(having).collect();
+        all.len()
+    }
+
     #[test]
     fn a_flood_of_names_drives_out_nobody_who_is_listed() {
         let mut rng = rand::rngs::ChaCha8Rng::seed_from_u64(1);
@@ -285,7 +275,7 @@ mod tests {
             flood.extend(&honest);
             named.list(0, &flood, now, &mut rng);
             assert!(honest.iter().all(|id| named.contains(id)));
-            assert!(named.len() <= limits::PEERS);
+            assert!(places(&named) <= limits::PEERS);
         }
     }
 
@@ -314,7 +304,7 @@ mod tests {
             assert!(!gone.contains(&id(2)));
         }
         assert!(ids(0..5).iter().all(|id| named.contains(id)));
-        assert_eq!(named.len(), 5 + limits::PEERS_HAVING);
+        assert_eq!(places(&named), 5 + limits::PEERS_HAVING);
     }
 
     #[test]

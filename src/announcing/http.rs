@@ -34,6 +34,10 @@ pub enum TrackerError {
 pub(super) enum RequestError {
     #[error("can't be reached: {0}")]
     Unreachable(String),
+    #[error(
+        "shows a certificate that is not trusted here ({0}): --ca-file names further authorities"
+    )]
+    Untrusted(String),
     #[error("did not answer in time")]
     Silent,
     #[error("said {status}{}", colon(.message))]
@@ -75,7 +79,7 @@ impl RequestError {
 }
 
 /// Makes the client for all trackers.
-pub(super) fn client(
+pub(crate) fn client(
     allow_insecure_http: bool,
     authorities: &Authorities,
 ) -> Result<Client, TrackerError> {
@@ -144,17 +148,10 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn new(url: &str, client: Client) -> Result<Self, TrackerError> {
-        let wrong = |reason: String| TrackerError::Url {
+        let base = outgoing::base(url).map_err(|reason| TrackerError::Url {
             url: url.to_owned(),
             reason,
-        };
-        let mut base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        base.set_query(None);
-        base.set_fragment(None);
-        base.path_segments_mut()
-            .map_err(|()| wrong("nothing can lie below it".to_owned()))?
-            .pop_if_empty()
-            .push("");
+        })?;
         Ok(Self { base, client })
     }
 
@@ -223,6 +220,9 @@ fn failure(error: reqwest::Error) -> RequestError {
         return RequestError::Silent;
     }
     let error = error.without_url();
+    if let Some(reason) = outgoing::distrusted(&error) {
+        return RequestError::Untrusted(shown(&reason));
+    }
     let mut innermost: &dyn std::error::Error = &error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -90,8 +90,8 @@ pub const OLDER_INTERVAL: Duration = Duration::from_secs(60);
 /// What an older tracker knows of peers and paths it forgets after this.
 pub const OLDER_TTL: Duration = Duration::from_secs(120);
 
-/// How often an older tracker is asked whether it has become a newer one.
-pub const OLDER_RECHECK: Duration = Duration::from_secs(3600);
+/// How often a tracker is asked what it is: it may have become a newer one, or have another relay.
+pub const RECHECK: Duration = Duration::from_secs(3600);
 
 /// How long a tracker is asked to wait with its answer until peers come or go.
 pub const LONG_POLL: Duration = Duration::from_secs(55);

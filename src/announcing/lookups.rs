@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use iroh::EndpointAddr;
 use peerix_store::nix::StorePathHash;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{MutexGuard, mpsc, oneshot};
 
 use super::{http::Site, limits, lock, signed::Speaker};
 
@@ -50,6 +50,7 @@ pub(super) struct Lookups {
     doubt: Mutex<Doubt>,
     queue: mpsc::Sender<Waiting>,
     waiting: tokio::sync::Mutex<mpsc::Receiver<Waiting>>,
+    /// Whether somebody asks the tracker what waits.
     taken: AtomicBool,
 }
 
@@ -66,7 +67,11 @@ impl Lookups {
 
     /// Whether the tracker is asked at all now.
     pub(super) fn are_taken(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) && !lock(&self.doubt).is_doubted(Instant::now())
+        self.is_served() && !lock(&self.doubt).is_doubted(Instant::now())
+    }
+
+    fn is_served(&self) -> bool {
+        self.taken.load(Ordering::SeqCst)
     }
 
     /// Notes whether an answer led to the path. One that comes too late does not either.
@@ -83,20 +88,23 @@ impl Lookups {
         if !self.are_taken() || self.queue.try_send((path_hash, holders)).is_err() {
             return Vec::new();
         }
+        // Who served may have gone meanwhile, and have given back what waited before that.
+        if !self.is_served() {
+            return Vec::new();
+        }
         answer.await.unwrap_or_default()
     }
 
     /// Asks the tracker until this is dropped.
     pub(super) async fn serve(&self, site: &Site, speaker: &Speaker, at_once: usize) {
         let at_once = at_once.clamp(1, limits::LOOKUP_PATHS);
-        let mut waiting = self.waiting.lock().await;
-        let _taken = Taken::new(&self.taken, &mut waiting);
+        let mut taken = Taken::new(&self.taken, self.waiting.lock().await);
         let mut under_way = FuturesUnordered::new();
         let mut batch: Vec<Waiting> = Vec::new();
         loop {
             tokio::select! {
                 Some(()) = under_way.next(), if !under_way.is_empty() => {}
-                received = waiting.recv_many(&mut batch, at_once),
+                received = taken.waiting.recv_many(&mut batch, at_once),
                     if under_way.len() < limits::LOOKUPS_UNDER_WAY => {
                     if received == 0 {
                         return;
@@ -133,19 +141,22 @@ async fn ask(site: &Site, speaker: &Speaker, mut batch: Vec<Waiting>) {
 }
 
 /// Says that questions are taken, and at its end answers those that wait with nothing.
-struct Taken<'a>(&'a AtomicBool);
+struct Taken<'a> {
+    taken: &'a AtomicBool,
+    waiting: MutexGuard<'a, mpsc::Receiver<Waiting>>,
+}
 
 impl<'a> Taken<'a> {
-    fn new(taken: &'a AtomicBool, waiting: &mut mpsc::Receiver<Waiting>) -> Self {
-        while waiting.try_recv().is_ok() {}
-        taken.store(true, Ordering::Relaxed);
-        Self(taken)
+    fn new(taken: &'a AtomicBool, waiting: MutexGuard<'a, mpsc::Receiver<Waiting>>) -> Self {
+        taken.store(true, Ordering::SeqCst);
+        Self { taken, waiting }
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.taken.store(false, Ordering::SeqCst);
+        while self.waiting.try_recv().is_ok() {}
     }
 }
 
@@ -154,6 +165,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_waits_is_answered_with_nothing_once_nobody_asks_any_more() {
+        let lookups = Lookups::new();
+        let path_hash = StorePathHash::from_bytes([1; 20]);
+        assert!(lookups.ask(path_hash).await.is_empty());
+        let taken = Taken::new(&lookups.taken, lookups.waiting.lock().await);
+        let mut asked = Box::pin(lookups.ask(path_hash));
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        drop(taken);
+        assert!(futures_util::poll!(&mut asked).is_ready());
+        assert!(lookups.waiting.lock().await.try_recv().is_err());
+    }
 
     #[test]
     fn who_is_of_no_use_three_times_in_a_row_is_left_alone_longer_each_time() {

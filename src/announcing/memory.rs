@@ -70,7 +70,6 @@ pub(super) const OLDER_TRACKER: &str = "older";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::unix_seconds;
 
     fn state_dir() -> (tempfile::TempDir, StateDir) {
         let directory = tempfile::tempdir().unwrap();
@@ -104,7 +103,7 @@ mod tests {
         state_dir.write_file(OLDER_FILE, text.as_bytes()).unwrap();
         let known = read_older(&state_dir).unwrap();
         assert_eq!(known.paths.len(), 1);
-        assert!(unix_seconds() - known.at < 60);
+        assert!(crate::clock::unix_seconds() - known.at < 60);
         state_dir.write_file(OLDER_FILE, b"{").unwrap();
         assert!(read_older(&state_dir).is_none());
     }

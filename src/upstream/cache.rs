@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Makes the client of all caches: what is configured decides, not the process's surroundings.
-pub(super) fn client(allow_insecure_http: bool) -> Result<Client, UpstreamError> {
+pub(crate) fn client(allow_insecure_http: bool) -> Result<Client, UpstreamError> {
     Ok(
         outgoing::client(allow_insecure_http, limits::UPSTREAM_REDIRECTS)
             .connect_timeout(limits::UPSTREAM_CONNECT)
@@ -53,17 +53,10 @@ impl Cache {
         client: Client,
         streams: Arc<Semaphore>,
     ) -> Result<Self, UpstreamError> {
-        let wrong = |reason: String| UpstreamError::Url {
+        let base = outgoing::base(url).map_err(|reason| UpstreamError::Url {
             url: url.to_owned(),
             reason,
-        };
-        let mut base = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        base.set_query(None);
-        base.set_fragment(None);
-        base.path_segments_mut()
-            .map_err(|()| wrong("nothing can lie below it".to_owned()))?
-            .pop_if_empty()
-            .push("");
+        })?;
         let remembered = NonZeroUsize::new(limits::UPSTREAM_RECORDS).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             url: url.to_owned(),

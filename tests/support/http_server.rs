@@ -11,6 +11,9 @@ use std::{
     time::Duration,
 };
 
+use peerix::tracker::relay::CertificateFiles;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+
 /// What was asked.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -80,6 +83,7 @@ struct Shared {
     requests: Mutex<Vec<Request>>,
     exchanges: Mutex<Vec<Exchange>>,
     stop: AtomicBool,
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A server that runs until it is dropped.
@@ -99,13 +103,29 @@ impl HttpServer {
         address: SocketAddr,
         answer: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
     ) -> HttpServer {
+        HttpServer::listen(address, Box::new(answer), None)
+    }
+
+    /// Passes on to the server at `behind` what comes over TLS, with this certificate.
+    pub fn with_tls(behind: SocketAddr, files: &CertificateFiles) -> HttpServer {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let answer = Box::new(move |request: &Request| forward(behind, request));
+        HttpServer::listen(address, answer, Some(tls(files)))
+    }
+
+    fn listen(
+        address: SocketAddr,
+        answer: Box<Answer>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> HttpServer {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared {
-            answer: Box::new(answer),
+            answer,
             requests: Mutex::default(),
             exchanges: Mutex::default(),
             stop: AtomicBool::new(false),
+            tls,
         });
         let serving = shared.clone();
         std::thread::spawn(move || {
@@ -115,7 +135,7 @@ impl HttpServer {
                 }
                 let serving = serving.clone();
                 if let Ok(stream) = stream {
-                    std::thread::spawn(move || serve(stream, &serving));
+                    std::thread::spawn(move || accept(stream, &serving));
                 }
             }
         });
@@ -156,7 +176,8 @@ impl HttpServer {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = self.shared.tls.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address)
     }
 
     /// What it was asked until now.
@@ -177,7 +198,8 @@ impl Drop for HttpServer {
     }
 }
 
-fn forward(behind: SocketAddr, request: &Request) -> Option<Reply> {
+/// Asks the server at `behind` the same, and gives its answer.
+pub fn forward(behind: SocketAddr, request: &Request) -> Option<Reply> {
     let mut raw = format!(
         "{} {} HTTP/1.1\r\nHost: {behind}\r\nConnection: close\r\nContent-Length: {}\r\n",
         request.method,
@@ -206,11 +228,33 @@ fn forward(behind: SocketAddr, request: &Request) -> Option<Reply> {
     })
 }
 
-fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn tls(files: &CertificateFiles) -> Arc<rustls::ServerConfig> {
+    let chain = CertificateDer::pem_file_iter(&files.certificate).expect("a file");
+    let chain = chain.collect::<Result<_, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(&files.key).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions of TLS")
+        .with_no_client_auth()
+        .with_single_cert(chain, key);
+    Arc::new(config.expect("a certificate and its key"))
+}
+
+fn accept(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(Duration::from_secs(60)))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut writer = stream;
+    match &shared.tls {
+        None => serve(stream, shared),
+        Some(config) => {
+            let session = rustls::ServerConnection::new(config.clone()).expect("a session");
+            serve(rustls::StreamOwned::new(session, stream), shared)
+        }
+    }
+}
+
+fn serve(stream: impl Read + Write, shared: &Shared) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
     while let Some((request, length)) = read(&mut reader)? {
         if shared.stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -232,8 +276,10 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             head += &format!("{name}: {value}\r\n");
         }
         head += "\r\n";
+        let writer = reader.get_mut();
         writer.write_all(head.as_bytes())?;
         writer.write_all(&reply.body)?;
+        writer.flush()?;
         let exchange = Exchange {
             request,
             status: reply.status,
@@ -245,7 +291,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// A request and how many bytes it had.
-fn read(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Request, usize)>> {
+fn read(reader: &mut impl BufRead) -> io::Result<Option<(Request, usize)>> {
     let mut line = String::new();
     let mut bytes = reader.read_line(&mut line)?;
     let mut words = line.split_whitespace();

@@ -2,7 +2,9 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,22 +19,29 @@ pub struct Postgres {
     child: Child,
     directory: tempfile::TempDir,
     programs: PathBuf,
+    /// The TCP port, of which its socket has its name too.
+    port: u16,
 }
 
 impl Postgres {
     /// Starts one; nothing where PostgreSQL is not installed.
     pub fn start() -> Option<Postgres> {
+        Postgres::start_as(None)
+    }
+
+    /// Starts one that is reached over TCP and TLS too, with this certificate and its key.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Option<Postgres> {
+        Postgres::start_as(Some((certificate, key)))
+    }
+
+    fn start_as(tls: Option<(&Path, &Path)>) -> Option<Postgres> {
         let programs = programs()?;
         // A socket's path is short, whatever $TMPDIR is.
         let directory = tempfile::Builder::new()
             .prefix("peerix-pg")
             .tempdir_in("/tmp")
             .expect("a temporary directory");
-        if geteuid().is_root() {
-            // The server refuses to run as root.
-            let mut chown = Command::new("chown");
-            done(chown.arg("postgres").arg(directory.path()));
-        }
+        owned_by_the_server(directory.path());
         let data = directory.path().join("data");
         let mut initdb = as_postgres(&programs.join("initdb"));
         initdb.arg("-D").arg(&data);
@@ -40,7 +49,25 @@ impl Postgres {
         let mut server = as_postgres(&programs.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(directory.path());
         // Nothing of it outlives the test.
-        server.args(["-c", "listen_addresses=", "-c", "fsync=off"]);
+        server.args(["-c", "fsync=off"]);
+        let mut port = 5432;
+        match tls {
+            None => drop(server.args(["-c", "listen_addresses="])),
+            Some((certificate, key)) => {
+                for (from, name) in [(certificate, "server.crt"), (key, "server.key")] {
+                    let file = data.join(name);
+                    fs::copy(from, &file).expect("our own directory");
+                    let mode = fs::Permissions::from_mode(0o600);
+                    fs::set_permissions(&file, mode).expect("our own file");
+                    owned_by_the_server(&file);
+                }
+                // The server itself can't take any free port.
+                let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                port = free.local_addr().expect("a bound socket").port();
+                server.args(["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on"]);
+                server.args(["-c", &format!("port={port}")]);
+            }
+        }
         let child = server
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -51,6 +78,7 @@ impl Postgres {
             child,
             directory,
             programs,
+            port,
         };
         let begun = Instant::now();
         while !server.runs("SELECT 1") {
@@ -68,6 +96,13 @@ impl Postgres {
         format!("postgres://postgres@{socket}/{name}?sslmode=disable")
     }
 
+    /// Makes a database, and returns how to reach it over TCP and TLS.
+    pub fn database_over_tls(&self, name: &str) -> String {
+        self.database(name);
+        let port = self.port;
+        format!("postgres://postgres@127.0.0.1:{port}/{name}?sslmode=require")
+    }
+
     /// Runs a statement, and says whether it was done.
     pub fn runs(&self, statement: &str) -> bool {
         self.psql("postgres", statement)
@@ -78,6 +113,7 @@ impl Postgres {
         Command::new(self.programs.join("psql"))
             .arg("-h")
             .arg(self.directory.path())
+            .args(["-p", &self.port.to_string()])
             .args([
                 "-U",
                 "postgres",
@@ -124,7 +160,14 @@ fn programs() -> Option<PathBuf> {
     })
 }
 
-fn as_postgres(program: &std::path::Path) -> Command {
+/// Lets the server, which refuses to run as root, have a file.
+fn owned_by_the_server(path: &Path) {
+    if geteuid().is_root() {
+        done(Command::new("chown").arg("postgres").arg(path));
+    }
+}
+
+fn as_postgres(program: &Path) -> Command {
     if !geteuid().is_root() {
         return Command::new(program);
     }

@@ -93,6 +93,11 @@ impl Tracker {
         wait_for("the end of the tracker", || self.child.try_wait().ok()?)
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("our own process");
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

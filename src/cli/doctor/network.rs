@@ -8,11 +8,13 @@ use reqwest::{Client, header};
 
 use super::{Finding, Running};
 use crate::{
+    announcing,
     authorities::Authorities,
     config::{Config, Mode, Relay},
     lan::networks::is_private,
-    outgoing::with_causes,
+    outgoing::{self, with_causes},
     peer::{self, admission::Admission, endpoint::Relays, open::OpenConnections},
+    upstream,
 };
 
 /// Longest wait for a relay.
@@ -23,37 +25,44 @@ const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(300);
 
 pub(super) async fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding> {
+    let authorities = config.ca_file.as_deref().map(Authorities::load);
+    let authorities = match authorities.transpose() {
+        Ok(authorities) => authorities.unwrap_or_default(),
+        Err(error) => {
+            let todo = "correct --ca-file";
+            return vec![Finding::failure(CONNECTIVITY, error.to_string(), todo)];
+        }
+    };
     let mut findings = vec![match running {
         Some(running) => as_the_daemon_sees_it(config, running),
-        None => as_an_endpoint_sees_it(config).await,
+        None => as_an_endpoint_sees_it(config, &authorities).await,
     }];
-    let Ok(client) = Client::builder()
-        .timeout(HTTP_TIMEOUT)
-        .connect_timeout(HTTP_TIMEOUT)
-        .build()
-    else {
-        return findings;
-    };
+    // As the daemon asks them.
     let mut clock = None;
-    for cache in &config.upstream_caches {
-        let answer = ask(&client, &format!("{cache}/nix-cache-info")).await;
-        findings.push(reached(
-            "upstream cache",
-            cache,
-            &answer,
-            "peers alone can serve without it; --upstream-cache none says so",
-        ));
-        clock = clock.or(answer.ok().flatten());
+    if let Ok(client) = upstream::client(config.allow_insecure_http) {
+        for cache in &config.upstream_caches {
+            let answer = ask(&client, cache, "nix-cache-info").await;
+            findings.push(reached(
+                "upstream cache",
+                cache,
+                &answer,
+                "peers alone can serve without it; --upstream-cache none says so",
+            ));
+            clock = clock.or(answer.ok().flatten());
+        }
     }
-    for tracker in &config.trackers {
-        let answer = ask(&client, &format!("{tracker}/status")).await;
-        findings.push(reached(
-            "tracker",
-            tracker,
-            &answer,
-            "peers are found by gossip, tickets and the local network without it; --tracker none says so",
-        ));
-        clock = clock.or(answer.ok().flatten());
+    if let Ok(client) = announcing::client(config.allow_insecure_http, &authorities) {
+        for tracker in &config.trackers {
+            let answer = ask(&client, tracker, "status").await;
+            let todo = match answer {
+                Err(Unasked::Distrusted(_)) => "--ca-file names the authority that vouches for it",
+                _ => {
+                    "peers are found by gossip, tickets and the local network without it; --tracker none says so"
+                }
+            };
+            findings.push(reached("tracker", tracker, &answer, todo));
+            clock = clock.or(answer.ok().flatten());
+        }
     }
     findings.extend(clock.map(|(theirs, ours)| compare(theirs, ours)));
     findings
@@ -67,21 +76,14 @@ fn as_the_daemon_sees_it(config: &Config, running: &Running) -> Finding {
 }
 
 /// Binds an endpoint for a moment, on any port, and looks at what it finds out about itself.
-async fn as_an_endpoint_sees_it(config: &Config) -> Finding {
-    let authorities = config.ca_file.as_deref().map(Authorities::load);
-    let authorities = match authorities.transpose() {
-        Ok(authorities) => authorities.unwrap_or_default(),
-        Err(error) => {
-            return Finding::failure(CONNECTIVITY, error.to_string(), "correct --ca-file");
-        }
-    };
+async fn as_an_endpoint_sees_it(config: &Config, authorities: &Authorities) -> Finding {
     let secret_key = SecretKey::generate();
     let admission = Admission::new(secret_key.public(), &[], &[], None);
     let bound = peer::endpoint::bind(
         secret_key,
         Relays {
             relays: &config.relay,
-            authorities: &authorities,
+            authorities,
         },
         Some(([0, 0, 0, 0], 0).into()),
         MemoryLookup::new(),
@@ -158,14 +160,31 @@ fn connectivity(config: &Config, relay: Option<&str>, direct: &[String]) -> Find
 /// The time that the server tells, and when it was heard.
 type Heard = Option<(SystemTime, SystemTime)>;
 
-async fn ask(client: &Client, url: &str) -> Result<Heard, String> {
-    let answer = client
-        .get(url)
-        .send()
-        .await
-        .map_err(|error| with_causes(&error.without_url()))?;
+/// Why a server was not asked.
+#[derive(Debug, thiserror::Error)]
+enum Unasked {
+    #[error("{0}")]
+    Failed(String),
+    #[error("its certificate is not trusted here ({0})")]
+    Distrusted(String),
+}
+
+impl From<reqwest::Error> for Unasked {
+    fn from(error: reqwest::Error) -> Self {
+        match outgoing::distrusted(&error) {
+            Some(reason) => Self::Distrusted(reason),
+            None => Self::Failed(with_causes(&error.without_url())),
+        }
+    }
+}
+
+/// Asks for what lies at `path` below `url`.
+async fn ask(client: &Client, url: &str, path: &str) -> Result<Heard, Unasked> {
+    let url = outgoing::base(url).map_err(Unasked::Failed)?.join(path);
+    let url = url.map_err(|error| Unasked::Failed(error.to_string()))?;
+    let answer = client.get(url).timeout(HTTP_TIMEOUT).send().await?;
     if !answer.status().is_success() {
-        return Err(format!("it answers {}", answer.status()));
+        return Err(Unasked::Failed(format!("it answers {}", answer.status())));
     }
     let date = answer.headers().get(header::DATE);
     let theirs = date
@@ -176,7 +195,7 @@ async fn ask(client: &Client, url: &str) -> Result<Heard, String> {
     Ok(theirs.map(|theirs| (theirs, SystemTime::now())))
 }
 
-fn reached(name: &'static str, url: &str, answer: &Result<Heard, String>, todo: &str) -> Finding {
+fn reached(name: &'static str, url: &str, answer: &Result<Heard, Unasked>, todo: &str) -> Finding {
     match answer {
         Ok(_) => Finding::ok(name, format!("{url} answers")),
         Err(reason) => Finding::warning(name, format!("{url} can't be asked: {reason}"), todo),

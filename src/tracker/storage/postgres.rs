@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     authorities::Authorities,
-    outgoing::with_causes,
+    outgoing::{distrusted, with_causes},
     tracker::{api::TrackerId, limits},
 };
 
@@ -164,6 +164,11 @@ fn pool_error(error: PoolError) -> StorageError {
 
 /// Says what an error of PostgreSQL means.
 fn error_of(error: tokio_postgres::Error) -> StorageError {
+    if let Some(reason) = distrusted(&error) {
+        return StorageError::Unreachable(format!(
+            "its certificate is not trusted: {reason}; --database-ca-file names an authority of your own"
+        ));
+    }
     let text = with_causes(&error);
     let Some(code) = error.code() else {
         return StorageError::Unreachable(text);

@@ -1,6 +1,7 @@
 //! The daemon: one owner for every task, started in order and stopped in reverse.
 
 mod asking;
+mod ending;
 mod keeping;
 mod listen;
 mod node;
@@ -17,17 +18,17 @@ pub use reloading::ReadAgain;
 
 use std::{
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use anyhow::Context;
 use iroh::address_lookup::MemoryLookup;
 use peerix_gossip::Links;
 use peerix_store::{Store, nix::StorePathHash};
-use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    ending::{Ending, Part},
     node::{Node, Parts},
     protocols::Protocols,
     reloading::Reloading,
@@ -41,7 +42,7 @@ use crate::{
     dashboard::Dashboard,
     geoip::Countries,
     http::{self, HttpState, StatusSource},
-    lan, limits,
+    lan,
     lookup::{self, Lookup},
     machine,
     metrics::Metrics,
@@ -75,9 +76,6 @@ use crate::{
 
 /// The log target of what everybody is to read, however quiet the log is.
 pub const NOTICE: &str = "peerix::notice";
-
-/// How long the servers may take to finish what they are in the middle of.
-const SERVERS_GRACE: Duration = Duration::from_secs(6);
 
 /// Runs the daemon until `stop` is cancelled, then ends everything within ten seconds. `service` is
 /// told of both, and its socket is served where it has one. At SIGHUP the configuration is read
@@ -370,21 +368,29 @@ pub async fn run(
     service
         .keep_alive(|| StatusSource::health(&*node).0, &stop)
         .await;
+    let ending = Ending::begin();
     service.stopping();
 
     // Transfers end first: their readers' connections are cut, and the servers can finish.
+    ending.of(Part::Transfers, transfers.shutdown()).await;
     tasks.close();
-    transfers.shutdown().await;
-    let _ = timeout(SERVERS_GRACE, tasks.wait()).await;
-    upstream.shutdown().await;
+    ending.of(Part::Tasks, tasks.wait()).await;
     let leave = async {
         if let Some(swarm) = &swarm {
             swarm.shutdown().await;
         }
     };
-    let _ = tokio::join!(peers.shutdown(), timeout(limits::CLOSE_TIMEOUT, leave));
-    let _ = timeout(limits::CLOSE_TIMEOUT, router.shutdown()).await;
-    store.shutdown().await;
+    let goodbyes = async {
+        tokio::join!(peers.shutdown(), leave, upstream.shutdown());
+    };
+    ending.of(Part::Peers, goodbyes).await;
+    let closing = async {
+        if let Err(error) = router.shutdown().await {
+            tracing::debug!(%error, "the router ended");
+        }
+    };
+    ending.of(Part::Endpoint, closing).await;
+    ending.of(Part::Store, store.shutdown()).await;
     state_dir.withdraw_http_address()?;
     Ok(())
 }

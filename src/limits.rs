@@ -265,8 +265,8 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection to a peer may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is left of the ten seconds of a shutdown for peers to be told.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Providers of one transfer that are told of one by one: the page that shows them asks each second.
+pub const PROVIDERS_REPORTED: usize = 12;
 
 /// How long a fetcher of the same blob may take to tell what it holds of it.
 pub const OBSERVE_FIRST: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long the daemon has to end after the first signal. A service manager's patience is longer.
-const STOP_DEADLINE: Duration = Duration::from_millis(9500);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_millis(9500);
 
 const EXAMPLES: &str = "\
 Examples:

@@ -2,8 +2,12 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,9 +15,12 @@ use rustix::process::Signal;
 
 use crate::support::{
     hostile::{Claim, Fault, Liar, signed_fields},
+    http_server::{HttpServer, forward},
     nix_store::{Key, NixStore, PathSpec},
-    peer::{PeerOptions, fails_saying},
+    older_tracker::OlderTracker,
+    peer::{Peer, PeerOptions, fails_saying},
     run, skip, text_of,
+    tracker::Tracker,
     tree::Node,
     wait_for,
 };
@@ -310,6 +317,64 @@ fn peers_that_hang_do_not_delay_the_end() {
     let answer = reader.join().expect("the reader");
     assert!(answer.status == 404 || !answer.complete);
     drop(idle);
+}
+
+#[test]
+fn a_tracker_and_a_relay_that_hang_or_are_gone_do_not_delay_the_end() {
+    for fault in [Signal::STOP, Signal::KILL] {
+        let tracker = Tracker::start(&["--relay=127.0.0.1:0"]);
+        let stores = [NixStore::new(), NixStore::new()];
+        let mut peers = stores.each_ref().map(|store| {
+            PeerOptions::new(store)
+                .replace_flag("tracker", &tracker.url())
+                .replace_flag("relay", "tracker")
+                .switch("allow-insecure-http")
+                .start()
+        });
+        wait_for("both at the relay, and connected", || {
+            let is_there =
+                |peer: &Peer| peer.status()["relay_url"].is_string() && peer.connected_peers() == 1;
+            peers.iter().all(is_there).then_some(())
+        });
+        tracker.signal(fault);
+        for peer in &mut peers {
+            let taken = peer.stop();
+            println!("{fault:?}: ended after {taken:?}");
+            assert!(taken < Duration::from_secs(10), "{fault:?}: {taken:?}");
+        }
+    }
+}
+
+#[test]
+fn trackers_that_never_answer_do_not_delay_the_end() {
+    let a = NixStore::new();
+    let silent = HttpServer::start(|_| None);
+    let older = OlderTracker::start();
+    let (hears, deaf) = (Tracker::start(&[]), Arc::new(AtomicBool::new(false)));
+    let grows_deaf = |behind: SocketAddr| {
+        let deaf = deaf.clone();
+        HttpServer::start(move |asked| match deaf.load(Ordering::Relaxed) {
+            true => None,
+            false => forward(behind, asked),
+        })
+    };
+    // One that never said anything, and those of both kinds that stop answering later.
+    let fronts = [hears.address(), older.server().address()].map(grows_deaf);
+    let mut options = PeerOptions::new(&a)
+        .replace_flag("tracker", &silent.url())
+        .switch("allow-insecure-http");
+    for front in &fronts {
+        options = options.flag("tracker", &front.url());
+    }
+    let mut peer = options.start();
+    wait_for("announcements", || {
+        let told = |front: &HttpServer, target| front.count("POST", target) > 0;
+        (told(&fronts[0], "/v1/announce") && told(&fronts[1], "/iroh/announce")).then_some(())
+    });
+    deaf.store(true, Ordering::Relaxed);
+    let taken = peer.stop();
+    println!("with trackers that never answer: ended after {taken:?}");
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub struct TrackerReport {
     pub seconds_since_contact: Option<u64>,
     /// Store paths that it knows of this machine.
     pub announced_paths: usize,
-    /// Peers that it named the last time, at most 64.
+    /// Peers that it named the last time: some of them, where there are many.
     pub named_peers: usize,
     /// Its relay, where that is used.
     pub relay_url: Option<String>,
@@ -193,8 +193,12 @@ pub struct TransferReport {
     pub readers: usize,
     /// Seconds since it began.
     pub seconds: f64,
-    /// Who gives it; those that gave most first.
+    /// Who gives it; those that gave most first, and no more than are of use to a person.
     pub providers: Vec<ProviderReport>,
+    /// How many give it, or did.
+    pub provider_count: usize,
+    /// Bytes that all of them gave.
+    pub given: u64,
 }
 
 /// What one provider gives to one transfer.
@@ -303,9 +307,9 @@ pub struct TrafficReport {
     pub hits_upstream: u64,
     /// Those that nobody answered, by reason.
     pub misses: Vec<(String, u64)>,
-    /// NARs that peers gave, whole.
+    /// NARs that arrived whole, of peers and of upstream caches.
     pub nars_received: u64,
-    /// NARs that were given to peers, whole.
+    /// NARs that were sent whole, to Nix and to peers.
     pub nars_sent: u64,
 }
 
@@ -314,5 +318,33 @@ impl TrafficReport {
     #[must_use]
     pub fn saved(&self) -> u64 {
         self.received.lan + self.received.direct + self.received.relayed
+    }
+
+    /// What came after `earlier`, a report of the same daemon: totals alone, rates are of now.
+    #[must_use]
+    pub fn after(self, earlier: &TrafficReport) -> Self {
+        let received = BySource::from_fn(|source| {
+            self.received[source].saturating_sub(earlier.received[source])
+        });
+        let before = |reason: &str| {
+            let known = earlier.misses.iter().find(|(other, _)| other == reason);
+            known.map_or(0, |(_, count)| *count)
+        };
+        let misses = self.misses.iter().map(|(reason, count)| {
+            let count = count.saturating_sub(before(reason));
+            (reason.clone(), count)
+        });
+        Self {
+            received,
+            sent: self.sent.saturating_sub(earlier.sent),
+            requests: self.requests.saturating_sub(earlier.requests),
+            hits_local: self.hits_local.saturating_sub(earlier.hits_local),
+            hits_peers: self.hits_peers.saturating_sub(earlier.hits_peers),
+            hits_upstream: self.hits_upstream.saturating_sub(earlier.hits_upstream),
+            misses: misses.filter(|(_, count)| *count > 0).collect(),
+            nars_received: self.nars_received.saturating_sub(earlier.nars_received),
+            nars_sent: self.nars_sent.saturating_sub(earlier.nars_sent),
+            ..self
+        }
     }
 }

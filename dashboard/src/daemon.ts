@@ -24,7 +24,6 @@ export const activity = signal<Event[]>([]);
 export const tops = signal<Tops | null>(null);
 /** Seconds since 1970, once a second. */
 export const now = signal(Date.now() / 1000);
-export const problem = signal<string | null>(null);
 
 export const downloads = computed(() => activity.value.filter((event) => event.action === "download"));
 

@@ -31,9 +31,8 @@ function Uploads({ uploads }: { uploads: Limits }) {
   );
 }
 
-function Trackers({ node }: { node: Told }) {
-  const { trackers, tracker_url } = node;
-  if (!Array.isArray(trackers) || trackers.length === 0) return tracker_url === null ? "none" : <code>{tracker_url}</code>;
+function Trackers({ trackers }: { trackers: Told["trackers"] }) {
+  if (trackers.length === 0) return "none";
   return (
     <ul class="plain">
       {trackers.map((tracker) => (
@@ -73,7 +72,7 @@ export function Node() {
             ? "none"
             : <>{counted(node.swarm.peers, "peer")} heard<small>{counted(node.swarm.inventories, "inventory", "inventories")} held, {count(node.swarm.announced)} paths announced</small></>}</dd>
         </div>
-        <div><dt>Trackers</dt><dd><Trackers node={node} /></dd></div>
+        <div><dt>Trackers</dt><dd><Trackers trackers={node.trackers} /></dd></div>
         {node.uploads !== null && <div><dt>Uploads</dt><dd><Uploads uploads={node.uploads} /></dd></div>}
         {node.nix_database !== null && (
           <div><dt>Nix's database</dt><dd><code>{node.nix_database.path}</code>{node.nix_database.absent !== undefined && <small>{node.nix_database.absent}</small>}</dd></div>

@@ -6,7 +6,7 @@ import type { Report, Source, Traffic } from "./types";
 
 const FETCHED: readonly Source[] = ["lan", "direct", "relayed", "upstream"];
 
-export function fromPeers(by: Record<Source, number>): number {
+function fromPeers(by: Record<Source, number>): number {
   return by.lan + by.direct + by.relayed;
 }
 

@@ -26,12 +26,13 @@ function Share({ provider, of }: { provider: Provider; of: number }) {
 }
 
 function Row({ transfer }: { transfer: Transfer }) {
-  const given = transfer.providers.reduce((sum, provider) => sum + provider.bytes, 0);
+  const { given } = transfer;
   // What was here before, and what came twice, make up the difference to what is done.
   const scale = given > 0 ? Math.min(1, transfer.done / given) : 0;
   const before = Math.max(0, transfer.done - given);
   const width = (bytes: number) => ({ width: `${(100 * bytes) / Math.max(1, transfer.size)}%` });
-  const more = transfer.providers.length - PROVIDERS;
+  const others = given - transfer.providers.reduce((sum, provider) => sum + provider.bytes, 0);
+  const more = transfer.provider_count - Math.min(PROVIDERS, transfer.providers.length);
   return (
     <li class="transfer">
       <div class="line">
@@ -55,6 +56,7 @@ function Row({ transfer }: { transfer: Transfer }) {
             title={provider.name}
           />
         ))}
+        {others > 0 && <span class="fill direct" style={width(others * scale)} title="Others" />}
       </div>
       <p class="line quiet">
         <span class="num">{size(transfer.done)} of {size(transfer.size)}, {percent(transfer.done, transfer.size)}</span>

@@ -12,8 +12,7 @@ export interface Node {
   known_peers: number;
   connected_peers: number;
   swarm: Swarm | null;
-  tracker_url: string | null;
-  trackers?: Tracker[];
+  trackers: Tracker[];
   lan_discovery: boolean;
   relay_url: string | null;
   direct_addrs: string[];
@@ -106,6 +105,8 @@ export interface Transfer {
   readers: number;
   seconds: number;
   providers: Provider[];
+  provider_count: number;
+  given: number;
 }
 
 export interface Report {

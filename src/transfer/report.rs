@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{State, Transfer, Transfers, provided::Provided};
 use crate::{
+    limits,
     metrics::Ending,
     report::{ProviderReport, Source, TransferReport},
     stats::{
@@ -81,7 +82,11 @@ impl Transfer {
     }
 
     fn report(&self) -> TransferReport {
-        let providers = self.providers();
+        let mut providers = self.providers();
+        let provider_count = providers.len();
+        let given = providers.iter().map(|provider| provider.bytes).sum();
+        let rate = providers.iter().map(|provider| provider.rate).sum();
+        providers.truncate(limits::PROVIDERS_REPORTED);
         let here = self.claim.as_ref().map_or(0, |claim| {
             // Ranges may arrive ahead of where the first gap is.
             let missing = claim.download.missing();
@@ -95,10 +100,12 @@ impl Transfer {
             name: self.info.store_path.name().to_owned(),
             size: self.info.nar_size,
             done: here.max(self.arrived()).min(self.info.nar_size),
-            rate: providers.iter().map(|provider| provider.rate).sum(),
+            rate,
             readers: self.readers.load(Ordering::Relaxed),
             seconds: self.begun.elapsed().as_secs_f64(),
             providers,
+            provider_count,
+            given,
         }
     }
 }

@@ -3,7 +3,7 @@
 mod child;
 mod summary;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use tokio::sync::oneshot;
@@ -11,14 +11,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
-    daemon::{SourceArgs, read_again},
+    daemon::{STOP_DEADLINE, SourceArgs, read_again},
     logging,
     nix_setup::NixSetup,
     output,
 };
+use crate::clock::unix_now;
 use crate::{
     config::{self, Given, Loaded, Origin, setting, value::show_public_key},
     control::Client,
+    report::TrafficReport,
     service::Service,
 };
 
@@ -46,9 +48,6 @@ Exit codes:
 
 /// peerix failed before the command ran.
 const OURS: Exit = Exit::Like(125);
-
-/// How long the daemon has to end after the command.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -160,13 +159,18 @@ async fn beside_daemon(
         ));
     }
     let environment = environment(&config, address);
+    // A state directory that is kept knows of earlier commands.
+    let before = traffic(&config).await.unwrap_or_default();
+    let since = unix_now();
     let exit = child::run(command, environment, signals).await;
     if daemon.is_finished() {
         output::hint("peerix: the daemon ended before the command did: Nix went on without it");
-    } else if let Ok(client) = Client::connect(std::slice::from_ref(&config.control_socket)).await
-        && let Ok(report) = client.full_report().await
-    {
-        summary::print(&report, json)?;
+    } else if let Some(traffic) = traffic(&config).await {
+        let traffic = TrafficReport {
+            since,
+            ..traffic.after(&before)
+        };
+        summary::print(&traffic, json)?;
     }
     stop.cancel();
     if tokio::time::timeout(STOP_DEADLINE, daemon).await.is_err() {
@@ -174,6 +178,14 @@ async fn beside_daemon(
     }
     drop(throw_away);
     exit
+}
+
+/// What the daemon tells of its traffic until now, if it does.
+async fn traffic(config: &config::Config) -> Option<TrafficReport> {
+    let sockets = std::slice::from_ref(&config.control_socket);
+    let client = Client::connect(sockets).await.ok()?;
+    let report = client.full_report().await.ok()?;
+    Some(report.traffic)
 }
 
 /// What the command finds in its environment beside ours.

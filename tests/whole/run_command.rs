@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::support::{
     nix_store::{Key, NixStore},
@@ -60,6 +61,42 @@ fn nix_fetches_from_a_peer_for_the_time_of_a_command() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("peerix: "), "{said}");
     assert!(is_empty(temporary.path()), "something was left behind");
+}
+
+#[test]
+fn a_summary_tells_of_one_command_alone_whatever_the_state_directory_remembers() {
+    let key = Key::generate("sharer-1");
+    let a = NixStore::new();
+    let program = add_closure(&a, "program", 3, 200_000);
+    a.sign(&key, &[&program]);
+    let sharer = PeerOptions::new(&a).start();
+    let ticket = sharer.share(&program);
+    let b = NixStore::new();
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let state = temporary.path().join("state");
+    let summary_of = |command: &[&str]| -> Value {
+        let output = run(peerix_run(&b, temporary.path())
+            .arg("--json")
+            .arg("--state-dir")
+            .arg(&state)
+            .args(["--peer", &ticket, "--trusted-public-key", &key.public])
+            .arg("--")
+            .args(command));
+        assert!(output.status.success(), "{}", text_of(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let summary = said.lines().find(|line| line.starts_with('{'));
+        serde_json::from_str(summary.expect("a summary")).expect("JSON")
+    };
+    let realise = ["nix-store", "--store", &b.uri(), "--max-jobs", "0"];
+    let first = summary_of(&[&realise[..], &["--realise", &program]].concat());
+    let received = |summary: &Value| summary["received"]["lan"].as_u64();
+    assert_eq!(first["nars_received"], 4, "{first}");
+    assert!(received(&first) > Some(600_000), "{first}");
+    let second = summary_of(&["true"]);
+    assert_eq!(second["requests"], 0, "{second}");
+    assert_eq!(second["nars_received"], 0, "{second}");
+    assert_eq!(received(&second), Some(0), "{second}");
+    assert!(second["since"].as_f64() > first["since"].as_f64());
 }
 
 #[test]

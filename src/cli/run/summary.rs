@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 
 use super::super::{Failure, output};
-use crate::report::{Report, TrafficReport};
+use crate::report::TrafficReport;
 
 /// Writes it to standard error: standard output is the command's.
-pub(super) fn print(report: &Report, json: bool) -> Result<(), Failure> {
+pub(super) fn print(traffic: &TrafficReport, json: bool) -> Result<(), Failure> {
     let text = match json {
-        true => serde_json::to_string(&report.traffic).map_err(io::Error::from)?,
-        false => text(&report.traffic),
+        true => serde_json::to_string(traffic).map_err(io::Error::from)?,
+        false => text(traffic),
     };
     // A summary that nobody can read is no failure.
     let _unread = writeln!(io::stderr(), "{text}");

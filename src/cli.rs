@@ -57,7 +57,7 @@ Examples:
   Let Nix ask peerix for everything: in nix.conf
     extra-substituters = http://127.0.0.1:12304
 
-Every command takes --json. Colours and progress bars are for terminals alone; NO_COLOR and
+Commands that answer take --json. Colours and progress bars are for terminals alone; NO_COLOR and
 CLICOLOR_FORCE are heeded.
 
 Exit codes:

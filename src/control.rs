@@ -32,18 +32,9 @@ pub trait Operations: Send + Sync + 'static {
     /// What `GET /peers` of the substituter tells.
     fn peers(&self) -> BoxFuture<'_, serde_json::Value>;
     /// All that one look at the daemon needs.
-    fn report(&self) -> BoxFuture<'_, Report> {
-        Box::pin(async { Report::default() })
-    }
+    fn report(&self) -> BoxFuture<'_, Report>;
     /// What can be told of a path: who has it, who said what, and what became of it lately.
-    fn why(&self, path_hash: StorePathHash) -> BoxFuture<'_, WhyReport> {
-        Box::pin(async move {
-            WhyReport {
-                hash: path_hash.to_string(),
-                ..WhyReport::default()
-            }
-        })
-    }
+    fn why(&self, path_hash: StorePathHash) -> BoxFuture<'_, WhyReport>;
     /// What was shared by hand.
     fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>>;
     /// This endpoint's own ticket, without paths.
@@ -75,9 +66,7 @@ pub trait Operations: Send + Sync + 'static {
         progress: mpsc::Sender<Progress>,
     ) -> BoxFuture<'_, Result<ScanSummary, OperationError>>;
     /// Takes over what the configuration says by now.
-    fn reload(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {})
-    }
+    fn reload(&self) -> BoxFuture<'_, ()>;
     /// Pauses hashing in the background, or lets it go on.
     fn pause(&self, pause: bool) -> BoxFuture<'_, ()>;
     /// Uploads nothing for so many seconds, or until it is resumed.
@@ -96,9 +85,7 @@ pub trait Operations: Send + Sync + 'static {
     /// Where the substituter listens.
     fn http_address(&self) -> SocketAddr;
     /// The Nix store that the daemon reads, as its configuration names it.
-    fn store_uri(&self) -> String {
-        "auto".to_owned()
-    }
+    fn store_uri(&self) -> String;
 }
 
 /// How far an operation is.

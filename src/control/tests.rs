@@ -46,6 +46,27 @@ impl Operations for FakeDaemon {
         Box::pin(async { serde_json::json!({"peers": [], "count": 0}) })
     }
 
+    fn report(&self) -> BoxFuture<'_, Report> {
+        Box::pin(async { Report::default() })
+    }
+
+    fn why(&self, path_hash: StorePathHash) -> BoxFuture<'_, WhyReport> {
+        Box::pin(async move {
+            WhyReport {
+                hash: path_hash.to_string(),
+                ..WhyReport::default()
+            }
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn store_uri(&self) -> String {
+        "auto".to_owned()
+    }
+
     fn shared(&self) -> BoxFuture<'_, Result<Vec<SharedPath>, OperationError>> {
         Box::pin(async {
             Ok(vec![SharedPath {

@@ -254,6 +254,10 @@ pub const ACCOUNTS: usize = 1024;
 /// adds seven. Who writes that it came further than it did is charged less, by as much.
 pub const HOPS_MOST: u16 = 24;
 
+/// Bytes that what was delivered explains of what a neighbour sends later: its notices of the same
+/// messages.
+pub const EXPLAINED_MOST: u64 = 64 * 1024;
+
 /// Bytes that all neighbours may send beside what they deliver until gossip is started anew, which
 /// forgets what it kept of it: eight times as much.
 pub const UNEXPLAINED_MOST: u64 = 16 * 1024 * 1024;

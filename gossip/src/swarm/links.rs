@@ -53,6 +53,8 @@ pub(super) struct Looked {
 
 struct Peer {
     connections: Vec<Link>,
+    /// Bytes that it may have sent for what was delivered, and did not send yet.
+    explained: u64,
     unexplained: Allowance,
 }
 
@@ -168,8 +170,10 @@ impl Links {
     /// Compares what came over each connection with `delivered`, the bytes that gossip delivered
     /// meanwhile in all.
     ///
-    /// A neighbour may send all that the others sent too, so all of it explains what one sends.
-    pub(super) fn look(&self, delivered: u64, now: Instant) -> Looked {
+    /// A neighbour may send all that the others sent too, sooner or later, so all of it explains what
+    /// one sends. `lagged`: more was delivered, nobody knows how much: then nobody is held to it, but
+    /// what all sent counts still.
+    pub(super) fn look(&self, delivered: u64, lagged: bool, now: Instant) -> Looked {
         let mut looked = Looked::default();
         let mut state = self.state();
         state.links.retain(|id, peer| {
@@ -179,9 +183,14 @@ impl Links {
                 received += new.unwrap_or(0);
                 new.is_some()
             });
-            let unexplained = received.saturating_sub(delivered.saturating_mul(2));
+            let more = delivered.saturating_mul(2);
+            let explained = peer.explained.saturating_add(more);
+            let unexplained = received.saturating_sub(explained);
+            peer.explained = (explained.saturating_sub(received)).min(limits::EXPLAINED_MOST);
             looked.unexplained = looked.unexplained.saturating_add(unexplained);
-            peer.unexplained.take(unexplained as f64, now);
+            if !lagged {
+                peer.unexplained.take(unexplained as f64, now);
+            }
             if peer.unexplained.left(now) < 0.0 {
                 looked.floods.push(*id);
             }
@@ -201,6 +210,7 @@ impl Links {
             .entry(connection.remote_id())
             .or_insert_with(|| Peer {
                 connections: Vec::new(),
+                explained: 0,
                 unexplained: Allowance::new(
                     limits::UNEXPLAINED_RATE,
                     limits::UNEXPLAINED_BURST,

@@ -156,6 +156,7 @@ async fn watch(
     let mut still_since = Instant::now();
     let mut last = moved(gossip);
     let mut unexplained = 0u64;
+    let mut lagged = false;
     loop {
         tokio::select! {
             biased;
@@ -163,7 +164,7 @@ async fn watch(
             _ = looks.tick() => {
                 let now = Instant::now();
                 let delivered = delivered.swap(0, Ordering::Relaxed);
-                let looked = swarm.0.links.look(delivered, now);
+                let looked = swarm.0.links.look(delivered, std::mem::take(&mut lagged), now);
                 for flooder in looked.floods {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
@@ -194,7 +195,10 @@ async fn watch(
                 let event = match event {
                     GossipEvent::NeighborUp(id) => Event::NeighbourUp(id),
                     GossipEvent::NeighborDown(id) => Event::NeighbourDown(id),
-                    GossipEvent::Lagged => Event::Lagged,
+                    GossipEvent::Lagged => {
+                        lagged = true;
+                        Event::Lagged
+                    }
                     GossipEvent::Received(message) => {
                         let size = message.content.len() as u64 + 100;
                         delivered.fetch_add(size, Ordering::Relaxed);

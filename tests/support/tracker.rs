@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use iroh::SecretKey;
@@ -14,9 +15,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{
+    PATIENCE,
     http::{self, Answer},
     peer::peerix,
-    wait_for,
+    wait_for, wait_within,
 };
 
 /// A running tracker; killed when dropped.
@@ -52,7 +54,7 @@ impl Tracker {
             log,
             flags,
         };
-        tracker.wait_until_ready();
+        tracker.wait_until_ready(PATIENCE);
         tracker
     }
 
@@ -65,10 +67,10 @@ impl Tracker {
         (status, fs::read_to_string(&log).unwrap_or_default())
     }
 
-    fn wait_until_ready(&mut self) {
+    fn wait_until_ready(&mut self, patience: Duration) {
         let told = "listens on http://";
         let log = self.log.clone();
-        self.address = wait_for("the tracker's address", || {
+        self.address = wait_within(patience, "the tracker's address", || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the tracker ended with {status}\n{}", self.log_text());
             }
@@ -80,10 +82,15 @@ impl Tracker {
 
     /// Ends it as a service manager does, and starts it again over the same database.
     pub fn restart(&mut self) {
+        self.restart_within(PATIENCE);
+    }
+
+    /// The same where the database is so large that it takes longer.
+    pub fn restart_within(&mut self, patience: Duration) {
         self.stop();
         fs::remove_file(&self.log).expect("the log");
         self.child = spawn(self.directory.path(), &self.log, &self.flags);
-        self.wait_until_ready();
+        self.wait_until_ready(patience);
     }
 
     /// Ends it with SIGTERM.

@@ -126,6 +126,12 @@ impl PeerOptions {
         self.trust(key).flag("public-cache-key", key)
     }
 
+    /// Speaks with one tracker, over HTTP.
+    pub fn of_tracker(self, tracker: &str) -> PeerOptions {
+        self.replace_flag("tracker", tracker)
+            .switch("allow-insecure-http")
+    }
+
     /// Starts it in a directory of its own and waits until it answers.
     pub fn start(self) -> Peer {
         let directory = tempfile::tempdir().expect("a temporary directory");

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::{
     nix_store::{Key, NixStore},
-    peer::{PEERIX, PeerOptions},
+    peer::{PEERIX, Peer, PeerOptions},
     run,
     shapes::add_closure,
     text_of, wait_for,
@@ -34,14 +34,20 @@ fn is_empty(directory: &Path) -> bool {
     entries.next().is_none()
 }
 
+/// A peer that shares a signed closure of four paths; the last two are the program and the ticket.
+fn shared_program(key: &Key) -> (NixStore, Peer, String, String) {
+    let a = NixStore::new();
+    let program = add_closure(&a, "program", 3, 200_000);
+    a.sign(key, &[&program]);
+    let sharer = PeerOptions::new(&a).start();
+    let ticket = sharer.share(&program);
+    (a, sharer, program, ticket)
+}
+
 #[test]
 fn nix_fetches_from_a_peer_for_the_time_of_a_command() {
     let key = Key::generate("sharer-1");
-    let a = NixStore::new();
-    let program = add_closure(&a, "program", 3, 200_000);
-    a.sign(&key, &[&program]);
-    let sharer = PeerOptions::new(&a).start();
-    let ticket = sharer.share(&program);
+    let (_a, _sharer, program, ticket) = shared_program(&key);
     let b = NixStore::new();
     let temporary = tempfile::tempdir().expect("a temporary directory");
 
@@ -66,11 +72,7 @@ fn nix_fetches_from_a_peer_for_the_time_of_a_command() {
 #[test]
 fn a_summary_tells_of_one_command_alone_whatever_the_state_directory_remembers() {
     let key = Key::generate("sharer-1");
-    let a = NixStore::new();
-    let program = add_closure(&a, "program", 3, 200_000);
-    a.sign(&key, &[&program]);
-    let sharer = PeerOptions::new(&a).start();
-    let ticket = sharer.share(&program);
+    let (_a, _sharer, program, ticket) = shared_program(&key);
     let b = NixStore::new();
     let temporary = tempfile::tempdir().expect("a temporary directory");
     let state = temporary.path().join("state");

@@ -44,6 +44,33 @@ fn misses(peer: &Peer, paths: &[String]) -> Vec<Duration> {
     paths.iter().map(ask).collect()
 }
 
+/// An honest peer with a path of its own, and one that knows its inventory and is asked.
+struct Two {
+    key: Key,
+    a: NixStore,
+    of_a: String,
+    store: NixStore,
+    _honest: Peer,
+    asker: Peer,
+}
+
+fn two() -> Two {
+    let key = Key::generate("public-1");
+    let (a, of_a) = store_with(&key, "a");
+    let store = NixStore::new();
+    let honest = options(&a, &key).start();
+    let asker = options(&store, &key).peer(&honest).start();
+    asker.wait_for_inventories(1);
+    Two {
+        key,
+        a,
+        of_a,
+        store,
+        _honest: honest,
+        asker,
+    }
+}
+
 /// What a daemon may take of the machine under any load.
 fn assert_bounded(peer: &Peer, since: Instant) {
     let memory = peer.peak_memory();
@@ -63,12 +90,13 @@ fn assert_bounded(peer: &Peer, since: Instant) {
 #[test]
 fn g1_an_honest_peer_is_heard_within_ten_seconds_of_a_flood_of_5000_messages_a_second() {
     let start = Instant::now();
-    let key = Key::generate("public-1");
-    let (a, _) = store_with(&key, "a");
-    let store = NixStore::new();
-    let honest = options(&a, &key).start();
-    let asker = options(&store, &key).peer(&honest).start();
-    asker.wait_for_inventories(1);
+    let Two {
+        key,
+        a,
+        store,
+        asker,
+        ..
+    } = &two();
     // One is cut for its flood soon: another follows it.
     let to = address_in(&asker.ticket());
     let floods = || {
@@ -79,7 +107,7 @@ fn g1_an_honest_peer_is_heard_within_ten_seconds_of_a_flood_of_5000_messages_a_s
     let first = floods();
     wait_for("the flood", || (first.1.said() > 1000).then_some(()));
     let second = floods();
-    let later = add(&a, &key, "later");
+    let later = add(a, key, "later");
     let begun = Instant::now();
     wait_within(Duration::from_secs(10), "the honest peer's news", || {
         (asker.narinfo(&later).status == 200).then_some(())
@@ -91,19 +119,20 @@ fn g1_an_honest_peer_is_heard_within_ten_seconds_of_a_flood_of_5000_messages_a_s
     }
     store.substitute(&later, &[asker.url()], &[&key.public]);
     assert_eq!(asker.status()["swarm"]["restarts"], 0);
-    assert_bounded(&asker, start);
+    assert_bounded(asker, start);
     asker.assert_no_panic();
 }
 
 #[test]
 fn g2_a_million_false_notices_of_one_key_cost_64_mib_and_of_many_a_restart_of_gossip() {
     let start = Instant::now();
-    let key = Key::generate("public-1");
-    let (a, of_a) = store_with(&key, "a");
-    let store = NixStore::new();
-    let honest = options(&a, &key).start();
-    let asker = options(&store, &key).peer(&honest).start();
-    asker.wait_for_inventories(1);
+    let Two {
+        key,
+        a,
+        of_a,
+        asker,
+        ..
+    } = &two();
     let (before, to) = (asker.peak_memory(), address_in(&asker.ticket()));
     let taken = false_notices(&to, 1);
     let grown = asker.peak_memory() - before;
@@ -121,25 +150,26 @@ fn g2_a_million_false_notices_of_one_key_cost_64_mib_and_of_many_a_restart_of_go
     let grown = asker.peak_memory() - before;
     println!("{keys} keys: {} MiB more", grown >> 20);
     // What was known is known still, and what is new is heard again.
-    assert_eq!(asker.narinfo(&of_a).status, 200);
-    let later = add(&a, &key, "later");
+    assert_eq!(asker.narinfo(of_a).status, 200);
+    let later = add(a, key, "later");
     let begun = Instant::now();
     wait_within(Duration::from_secs(30), "the honest peer's news", || {
         (asker.narinfo(&later).status == 200).then_some(())
     });
     println!("heard after {:?}", begun.elapsed());
-    assert_bounded(&asker, start);
+    assert_bounded(asker, start);
     asker.assert_no_panic();
 }
 
 #[test]
 fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
-    let key = Key::generate("public-1");
-    let (a, of_a) = store_with(&key, "a");
-    let store = NixStore::new();
-    let honest = options(&a, &key).start();
-    let asker = options(&store, &key).peer(&honest).start();
-    asker.wait_for_inventories(1);
+    let Two {
+        key,
+        of_a,
+        store,
+        asker,
+        ..
+    } = &two();
     let false_paths: Vec<String> = (0..200)
         .map(|number| store_path_named(&format!("false-{number}")))
         .collect();
@@ -151,27 +181,22 @@ fn p5_a_liar_that_announces_a_million_paths_wastes_three_questions() {
         })
         .collect();
     claims.extend(false_paths.iter().map(|path| swarm_hash(path)));
-    claims.push(swarm_hash(&of_a));
+    claims.push(swarm_hash(of_a));
     let liar = Claimant::start(address_in(&asker.ticket()), claims);
     asker.wait_for_inventories(2);
 
-    let times = misses(&asker, &false_paths);
+    let times = misses(asker, &false_paths);
     assert!(liar.asked() >= 1, "the liar was never believed");
     assert!(liar.asked() <= 3, "{} questions were wasted", liar.asked());
     assert!(p99(times.clone()) <= MISS, "{:?}", p99(times));
-    assert_eq!(asker.narinfo(&of_a).status, 200);
-    store.substitute(&of_a, &[asker.url()], &[&key.public]);
+    assert_eq!(asker.narinfo(of_a).status, 200);
+    store.substitute(of_a, &[asker.url()], &[&key.public]);
     asker.assert_no_panic();
 }
 
 #[test]
 fn a_claimant_whose_inventory_is_too_large_to_fetch_costs_few_misses_a_question() {
-    let key = Key::generate("public-1");
-    let (a, of_a) = store_with(&key, "a");
-    let store = NixStore::new();
-    let honest = options(&a, &key).start();
-    let asker = options(&store, &key).peer(&honest).start();
-    asker.wait_for_inventories(1);
+    let Two { of_a, asker, .. } = &two();
     // More than a 24th of the memory for filters holds.
     let claims = (0..1_300_000u32).map(|number| {
         let mut claim = [0; 20];
@@ -186,24 +211,25 @@ fn a_claimant_whose_inventory_is_too_large_to_fetch_costs_few_misses_a_question(
         (asker.connected_peers() == 2).then_some(())
     });
     let nowhere = |number| store_path_named(&format!("nowhere-{number}"));
-    misses(&asker, &(0..100).map(nowhere).collect::<Vec<_>>());
+    misses(asker, &(0..100).map(nowhere).collect::<Vec<_>>());
     println!("asked for {} of 100 misses", liar.asked());
     assert!((1..=10).contains(&liar.asked()), "{}", liar.asked());
     assert_eq!(asker.status()["swarm"]["inventories"], 1);
-    assert_eq!(asker.narinfo(&of_a).status, 200);
+    assert_eq!(asker.narinfo(of_a).status, 200);
 }
 
 #[test]
 fn g6_a_thousand_fresh_keys_with_a_hundred_false_paths_each_hide_nobody() {
-    let key = Key::generate("public-1");
-    let (a, of_a) = store_with(&key, "a");
-    let store = NixStore::new();
-    let honest = options(&a, &key).start();
-    let asker = options(&store, &key).peer(&honest).start();
-    asker.wait_for_inventories(1);
+    let Two {
+        key,
+        of_a,
+        store,
+        asker,
+        ..
+    } = &two();
     let before = asker.peak_memory();
     let forger = Forger::start(&address_in(&asker.ticket()));
-    let wanted = swarm_hash(&of_a);
+    let wanted = swarm_hash(of_a);
     let false_path = |seed: u16, number: u16| store_path_named(&format!("false-{seed}-{number}"));
     for seed in 0..1000 {
         let claims = (0..100).map(|number| swarm_hash(&false_path(seed, number)));
@@ -218,13 +244,13 @@ fn g6_a_thousand_fresh_keys_with_a_hundred_false_paths_each_hide_nobody() {
     let paths: Vec<String> = (0..100u16)
         .map(|number| false_path(number * 9, number))
         .collect();
-    let times = misses(&asker, &paths);
+    let times = misses(asker, &paths);
     println!("a miss: {:?} at p99", p99(times.clone()));
     assert!(p99(times.clone()) <= MISS, "{:?}", p99(times));
-    let (time, answer) = timed(|| asker.narinfo(&of_a));
+    let (time, answer) = timed(|| asker.narinfo(of_a));
     assert_eq!(answer.status, 200);
     assert!(time <= MISS, "{time:?}");
-    store.substitute(&of_a, &[asker.url()], &[&key.public]);
+    store.substitute(of_a, &[asker.url()], &[&key.public]);
     let grown = asker.peak_memory().saturating_sub(before);
     println!("{} MiB more", grown >> 20);
     assert!(grown < 64 << 20, "{} MiB more", grown >> 20);

@@ -25,10 +25,8 @@ use crate::support::{
 /// A peer that speaks with one tracker.
 fn options(store: &NixStore, key: &Key, tracker: &str) -> PeerOptions {
     PeerOptions::new(store)
-        .trust(&key.public)
-        .flag("public-cache-key", &key.public)
-        .replace_flag("tracker", tracker)
-        .switch("allow-insecure-http")
+        .of_cache(&key.public)
+        .of_tracker(tracker)
 }
 
 /// A store with a signed closure.

@@ -22,8 +22,10 @@ use crate::{
 };
 
 mod accounts;
+mod catch_up;
 
 use accounts::Accounts;
+use catch_up::CatchUp;
 
 /// What a peer is, for the whole of its run.
 #[derive(Debug, Clone)]
@@ -114,8 +116,8 @@ pub enum Action {
     Left(EndpointId),
     /// Nothing needs to be known any more of where a peer is reached.
     Forget(EndpointId),
-    /// A neighbour floods: it is the author of what it delivers far too often.
-    Cut(EndpointId),
+    /// A peer delivers far too much that is of no use: end its connections, and refuse it for so long.
+    Cut(EndpointId, Duration),
 }
 
 /// The rules. See the module.
@@ -138,21 +140,6 @@ pub struct Engine {
     fetches: Allowance,
     catch_up: CatchUp,
     rng: ChaCha12Rng,
-}
-
-/// The state of asking neighbours for what they know.
-#[derive(Debug, Default)]
-struct CatchUp {
-    wanted: bool,
-    cursor: [u8; 32],
-    /// Who is asked in this round, page by page.
-    asked: Option<EndpointId>,
-    /// Who was asked in the round before, where this one only looks what was hidden.
-    before: Option<EndpointId>,
-    pages: usize,
-    under_way: Option<Instant>,
-    failures: u32,
-    not_before: Option<Instant>,
 }
 
 /// Neighbours that are asked for a filter after its author.
@@ -213,7 +200,7 @@ impl Engine {
                 self.membership.down(now.at);
             }
             Event::Seeds { ids, by_hand } => self.seeds(ids, by_hand, &mut actions),
-            Event::Lagged => self.catch_up.wanted = true,
+            Event::Lagged => self.catch_up.want(),
             Event::Leave => {
                 let leave = self.announcer.leave(now);
                 actions.extend(self.broadcast(&leave, now.at));
@@ -376,8 +363,8 @@ impl Engine {
             Ok(Heard::Leave(_)) => self.index.len() < known,
             Err(_) => false,
         };
-        if !is_of_use && self.accounts.wastes(from, bytes.len(), hops, now) {
-            actions.push(Action::Cut(from));
+        if !is_of_use && let Some(time) = self.accounts.wastes(from, bytes.len(), hops, now) {
+            actions.push(Action::Cut(from, time));
         }
         match heard {
             Ok(heard) => self.told(heard, actions),
@@ -385,7 +372,7 @@ impl Engine {
                 // Honest neighbours hand on what others write: only who writes itself is cut.
                 let author = Unverified::read(bytes).map(|unverified| unverified.claims().author);
                 if author == Ok(from) && self.accounts.floods(from, now) {
-                    actions.push(Action::Cut(from));
+                    actions.push(Action::Cut(from, limits::BAN));
                 }
             }
             Err(_) => {}
@@ -402,23 +389,19 @@ impl Engine {
         // After a partition it knows what was said on its side, which nobody says again for a minute.
         let was_parted = self.membership.is_unrest(now);
         if was_alone || was_parted || !self.index.contains(&id) {
-            self.catch_up.wanted = true;
+            self.catch_up.want();
         }
-        if was_parted && self.catch_up.asked.is_none() {
-            self.catch_up.asked = Some(id);
+        if was_parted {
+            self.catch_up.prefer(id);
         }
     }
 
     fn take_page(&mut self, page: Option<Page>, now: Instant, actions: &mut Vec<Action>) {
-        if self.catch_up.under_way.take().is_none() {
+        if !self.catch_up.is_answered() {
             return;
         }
         let Some(page) = page else {
-            self.catch_up.failures += 1;
-            self.catch_up.asked = None;
-            if self.catch_up.failures >= 3 {
-                self.rest(now, true);
-            }
+            self.catch_up.failed(now);
             return;
         };
         for entry in &page.entries {
@@ -427,79 +410,15 @@ impl Engine {
                 self.told(heard, actions);
             }
         }
-        self.catch_up.pages += 1;
-        // Where pages don't go forward, or over what they did not hold, their neighbour plays with us.
-        let is_last_entry = |next: &[u8; 32]| {
-            let mut authors = page.entries.iter().filter_map(|entry| {
-                let unverified = Unverified::read(&entry.bytes).ok()?;
-                Some(*unverified.claims().author.as_bytes())
-            });
-            authors.any(|author| author == *next)
-        };
-        let next = page.next.filter(|next| *next > self.catch_up.cursor);
-        match next.filter(is_last_entry) {
-            Some(next) if self.catch_up.pages < limits::CATALOGUE_PAGES => {
-                self.catch_up.cursor = next;
-            }
-            _ if self.catch_up.before.is_none() && self.neighbours.len() > 1 => {
-                // One alone may hide whom it likes: another one is asked too.
-                self.catch_up = CatchUp {
-                    wanted: true,
-                    before: self.catch_up.asked,
-                    ..CatchUp::default()
-                };
-            }
-            _ => self.rest(now, false),
-        }
-    }
-
-    /// Ends a round of catching up.
-    fn rest(&mut self, now: Instant, again: bool) {
-        self.catch_up = CatchUp {
-            wanted: again,
-            not_before: Some(now + limits::CATCH_UP_INTERVAL),
-            ..CatchUp::default()
-        };
+        self.catch_up.took(&page, self.neighbours.len(), now);
     }
 
     fn fetch(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.fetches.left(now) <= 0.0 {
             return;
         }
-        let asking = &mut self.catch_up;
-        let rested = asking.not_before.is_none_or(|at| at <= now);
-        let silent =
-            |since: Instant| now.saturating_duration_since(since) > limits::CATALOGUE_TIMEOUT * 2;
-        if asking.under_way.is_some_and(silent) {
-            asking.under_way = None;
-        }
-        if asking.wanted && rested && asking.under_way.is_none() && !self.neighbours.is_empty() {
-            let before = asking.before;
-            let others: Vec<EndpointId> = self
-                .neighbours
-                .iter()
-                .copied()
-                .filter(|id| Some(*id) != before)
-                .collect();
-            let asked = asking.asked.filter(|id| others.contains(id));
-            if asked.is_none() {
-                // Another one's order need not be that of who is gone.
-                asking.cursor = [0; 32];
-            }
-            let chosen = || {
-                others
-                    .get(self.rng.random_range(0..others.len().max(1)))
-                    .copied()
-            };
-            match asked.or_else(chosen) {
-                Some(id) => {
-                    asking.asked = Some(id);
-                    asking.under_way = Some(now);
-                    actions.push(Action::AskPage(id, asking.cursor));
-                }
-                None => self.rest(now, false),
-            }
-        }
+        let page = self.catch_up.due(&self.neighbours, &mut self.rng, now);
+        actions.extend(page.map(|(id, start)| Action::AskPage(id, start)));
         while self.fetches.left(now) > 0.0
             && let Some(wanted) = self.index.next_fetch(now)
         {

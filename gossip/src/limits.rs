@@ -215,7 +215,17 @@ pub const SEEDS: usize = 256;
 pub const QUEUE: usize = 256;
 
 /// How often it is looked at whether gossip moves, and at what its neighbours send.
-pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same for a second after they sent more than [`LOUD`] in that time.
+pub const WATCH_INTERVAL_LOUD: Duration = Duration::from_millis(20);
+
+/// Bytes from all of them between two looks after which the next ones come sooner.
+pub const LOUD: u64 = 64 * 1024;
+
+/// Bytes that a peer of gossip may have under way to us: half a megabyte a second where it is a
+/// quarter of a second away, and no more at a time than is kept of it with ease.
+pub const RECEIVE_WINDOW: u32 = 128 * 1024;
 
 /// Gossip that did not move for this long is started again: a neighbour that does not read stops
 /// all of it.
@@ -247,6 +257,13 @@ pub const WASTE_RATE: f64 = 4.0 * 1024.0;
 /// Bytes of that in reserve; less than all of each message counts, see `engine/accounts.rs`.
 pub const WASTE_BURST: f64 = 2.0 * 1024.0 * 1024.0;
 
+/// Bytes of that in reserve after a cut of who may only have handed them on.
+pub const WASTE_BURST_AGAIN: f64 = WASTE_BURST / 8.0;
+
+/// How long a peer is refused that may only have handed on what is of no use, for the first time; it
+/// doubles with each until [`BAN`]. It has cut off the writer by then.
+pub const CUT_LEAST: Duration = Duration::from_secs(5);
+
 /// Endpoints whose waste is remembered, neighbours or not; the longest silent one goes.
 pub const ACCOUNTS: usize = 1024;
 
@@ -258,15 +275,15 @@ pub const HOPS_MOST: u16 = 24;
 /// messages.
 pub const EXPLAINED_MOST: u64 = 64 * 1024;
 
-/// Bytes that all neighbours may send beside what they deliver until gossip is started anew, which
-/// forgets what it kept of it: eight times as much.
-pub const UNEXPLAINED_MOST: u64 = 16 * 1024 * 1024;
+/// Bytes that all may tell gossip beside what was delivered until it is started anew, which forgets
+/// what it kept of it: eight times as much, and a hash table that is to double soon.
+pub const CONTROL_MOST: u64 = 3584 * 1024;
 
 /// Bytes a second that a neighbour may send beside what it delivers: notices, pings, addresses.
 pub const UNEXPLAINED_RATE: f64 = 4.0 * 1024.0;
 
 /// Bytes of that in reserve. iroh-gossip keeps eight times the bytes of false notices in memory.
-pub const UNEXPLAINED_BURST: f64 = 4.0 * 1024.0 * 1024.0;
+pub const UNEXPLAINED_BURST: f64 = 2.0 * 1024.0 * 1024.0;
 
 /// Connections of one peer on the gossip protocol that are watched.
 pub const LINKS_OF_A_PEER: usize = 8;

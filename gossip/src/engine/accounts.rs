@@ -3,7 +3,10 @@
 //! Neighbours or not: gossip takes messages from whoever is connected. An account outlives the
 //! connection, so that connecting anew pays no debt.
 
-use std::{num::NonZeroUsize, time::Instant};
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use iroh::EndpointId;
 use lru::LruCache;
@@ -26,6 +29,29 @@ struct Account {
     floods: Allowance,
     /// What it may still deliver that is of no use, in bytes.
     waste: Allowance,
+    /// How often in a row it was cut for what it may only have handed on.
+    cuts: u32,
+    /// When the last of these cuts is over.
+    cut_until: Option<Instant>,
+}
+
+impl Account {
+    /// How long it is refused that used up what it may deliver, others' writings among it.
+    fn cut(&mut self, now: Instant) -> Duration {
+        let is_new = self
+            .cut_until
+            .is_none_or(|until| now.saturating_duration_since(until) > limits::BAN);
+        self.cuts = if is_new {
+            0
+        } else {
+            self.cuts.saturating_add(1)
+        };
+        let time = (limits::CUT_LEAST * (1 << self.cuts.min(7))).min(limits::BAN);
+        self.cut_until = Some(now + time);
+        let debt = self.waste.left(now);
+        self.waste.take(debt - limits::WASTE_BURST_AGAIN, now);
+        time
+    }
 }
 
 impl Accounts {
@@ -34,17 +60,19 @@ impl Accounts {
         Self(LruCache::new(most))
     }
 
-    /// Notes that `from` delivered what is of no use; whether it did so for too long.
+    /// Notes that `from` delivered what is of no use; how long to refuse it if it did so for too long.
     ///
     /// It may only have handed on what others wrote. Who is nearer to the writer is charged more, so
-    /// that the writer's own neighbours cut it off first, and the others are spared the rest.
+    /// that the writer's own neighbours cut it off first, and the others are spared the rest. Some of
+    /// it is on its way by then, and where much was, who handed it on is cut too: for seconds, unless
+    /// it goes on.
     pub(super) fn wastes(
         &mut self,
         from: EndpointId,
         size: usize,
         hops: u16,
         now: Instant,
-    ) -> bool {
+    ) -> Option<Duration> {
         // A count is the writer's to begin with, and one past the largest is none: who sends what
         // came too far to be true is its writer.
         let share = match hops {
@@ -52,7 +80,20 @@ impl Accounts {
             _ => 1.0,
         };
         let cost = (size + limits::MESSAGE_OVERHEAD) as f64 * share;
-        is_used_up(&mut self.of(from, now).waste, cost, now)
+        let account = self.of(from, now);
+        // What came before the cut may still wait in a queue.
+        if account.cut_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        if !is_used_up(&mut account.waste, cost, now) {
+            return None;
+        }
+        let handed_on = (1..=limits::HOPS_MOST).contains(&hops);
+        Some(if handed_on {
+            account.cut(now)
+        } else {
+            limits::BAN
+        })
     }
 
     /// Notes that `from` wrote more than its rate; whether it did so far too often.
@@ -64,6 +105,8 @@ impl Accounts {
         self.0.get_or_insert_mut(id, || Account {
             floods: Allowance::new(FORGIVEN, FLOOD, now),
             waste: Allowance::new(limits::WASTE_RATE, limits::WASTE_BURST, now),
+            cuts: 0,
+            cut_until: None,
         })
     }
 

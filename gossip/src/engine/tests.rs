@@ -170,9 +170,9 @@ fn a_neighbour_that_floods_is_cut_and_one_that_hands_floods_on_is_not() {
     }
     let cut: Vec<_> = cut
         .into_iter()
-        .filter(|action| matches!(action, Action::Cut(_)))
+        .filter(|action| matches!(action, Action::Cut(..)))
         .collect();
-    assert_eq!(cut, [Action::Cut(flooder.public())]);
+    assert_eq!(cut, [Action::Cut(flooder.public(), limits::BAN)]);
 }
 
 #[test]
@@ -204,7 +204,12 @@ fn what_is_of_no_use_is_held_against_its_writer_first_neighbour_or_not() {
     let start = now();
     let (mut first, mut second) = (engine(1, start), engine(4, start));
     second.handle(Event::NeighbourUp(key(1).public()), start);
-    let is_cut = |actions: Vec<Action>, id: EndpointId| actions.contains(&Action::Cut(id));
+    let cut = |actions: Vec<Action>, of: EndpointId| {
+        actions.into_iter().find_map(|action| match action {
+            Action::Cut(id, time) if id == of => Some(time),
+            _ => None,
+        })
+    };
     let writer = key(2).public();
     let junk = |number: u32| {
         let mut junk = vec![0xff; 3000];
@@ -218,14 +223,36 @@ fn what_is_of_no_use_is_held_against_its_writer_first_neighbour_or_not() {
     };
     let mut number = 0;
     // The writer only connected: it is nobody's neighbour.
-    while !is_cut(first.handle(message(&junk(number), 2), start), writer) {
-        assert!(!is_cut(
-            second.handle(handed_on(number), start),
-            key(1).public()
-        ));
+    let time = loop {
+        if let Some(time) = cut(first.handle(message(&junk(number), 2), start), writer) {
+            break time;
+        }
+        assert_eq!(
+            cut(second.handle(handed_on(number), start), key(1).public()),
+            None
+        );
         number += 1;
         assert!(number < 5000, "the writer is never cut");
+    };
+    assert_eq!(time, limits::BAN);
+    // More was under way than that: who handed it on is back in seconds, unless it goes on with it.
+    let mut times = Vec::new();
+    let mut now = start;
+    for number in 5000..20_000 {
+        if let Some(time) = cut(second.handle(handed_on(number), now), key(1).public()) {
+            times.push(time);
+            // What was queued by then counts no more.
+            let rest = (0..2000).map(|number| second.handle(handed_on(number), now));
+            assert!(
+                rest.flat_map(|actions| cut(actions, key(1).public()))
+                    .next()
+                    .is_none()
+            );
+            now.at += time;
+        }
     }
+    assert_eq!(times[..3], [5, 10, 20].map(Duration::from_secs));
+    assert_eq!(times.last(), Some(&limits::BAN));
     // Connecting anew pays no debt.
     first.handle(Event::NeighbourUp(writer), start);
     assert!(first.accounts.left(writer, start.at) < 0.0);

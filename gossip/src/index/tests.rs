@@ -492,7 +492,8 @@ proptest! {
                 }
             }
             // What went is not always told, but what never was there is hardly ever claimed.
-            let strangers = (0..500).map(|number| path(9, number << 12));
+            // They share no tag with those that came.
+            let strangers = (1..500).map(|number| path(9, number << 16));
             let claimed = |path: &PathHash| {
                 index.standing(&key(1).public(), path, fetched_at) == Standing::MayHave
             };

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use iroh::{
@@ -47,15 +47,40 @@ struct State {
 pub(super) struct Looked {
     /// Who sent far more than what was delivered explains.
     pub(super) floods: Vec<EndpointId>,
-    /// Bytes that all sent beside that since the last look.
-    pub(super) unexplained: u64,
+    /// Bytes that came from all since the last look.
+    pub(super) received: u64,
 }
 
 struct Peer {
     connections: Vec<Link>,
     /// Bytes that it may have sent for what was delivered, and did not send yet.
     explained: u64,
+    /// Bytes held against it that what is delivered late may still explain.
+    charged: u64,
     unexplained: Allowance,
+}
+
+impl Peer {
+    fn new(now: Instant) -> Self {
+        Self {
+            connections: Vec::new(),
+            explained: 0,
+            charged: 0,
+            unexplained: Allowance::new(limits::UNEXPLAINED_RATE, limits::UNEXPLAINED_BURST, now),
+        }
+    }
+
+    /// Holds against it what it sent beside what was delivered. Between gossip and us lies a queue: of
+    /// what came before it was delivered, the charge is taken back.
+    fn charge(&mut self, received: u64, delivered: u64, now: Instant) {
+        let explained = self.explained.saturating_add(delivered.saturating_mul(2));
+        let more = received.saturating_sub(explained);
+        let spare = explained.saturating_sub(received);
+        let late = spare.min(self.charged);
+        self.charged = self.charged - late + more;
+        self.explained = (spare - late).min(limits::EXPLAINED_MOST);
+        self.unexplained.take(more as f64 - late as f64, now);
+    }
 }
 
 /// One connection and its counters at the last look.
@@ -102,7 +127,12 @@ impl Links {
 
     /// Cuts a peer off and refuses it for a while.
     pub fn ban(&self, peer: EndpointId, now: Instant) {
-        self.refuse(peer, now + limits::BAN, now);
+        self.cut(peer, limits::BAN, now);
+    }
+
+    /// Cuts a peer off and refuses it for so long.
+    pub(super) fn cut(&self, peer: EndpointId, time: Duration, now: Instant) {
+        self.refuse(peer, now + time, now);
     }
 
     /// Gossip does not move: cuts off who does not seem to read, and where nobody stands out half
@@ -171,8 +201,7 @@ impl Links {
     /// meanwhile in all.
     ///
     /// A neighbour may send all that the others sent too, sooner or later, so all of it explains what
-    /// one sends. `lagged`: more was delivered, nobody knows how much: then nobody is held to it, but
-    /// what all sent counts still.
+    /// one sends. `lagged`: more was delivered, nobody knows how much, and nobody is held to it.
     pub(super) fn look(&self, delivered: u64, lagged: bool, now: Instant) -> Looked {
         let mut looked = Looked::default();
         let mut state = self.state();
@@ -183,13 +212,9 @@ impl Links {
                 received += new.unwrap_or(0);
                 new.is_some()
             });
-            let more = delivered.saturating_mul(2);
-            let explained = peer.explained.saturating_add(more);
-            let unexplained = received.saturating_sub(explained);
-            peer.explained = (explained.saturating_sub(received)).min(limits::EXPLAINED_MOST);
-            looked.unexplained = looked.unexplained.saturating_add(unexplained);
+            looked.received = looked.received.saturating_add(received);
             if !lagged {
-                peer.unexplained.take(unexplained as f64, now);
+                peer.charge(received, delivered, now);
             }
             if peer.unexplained.left(now) < 0.0 {
                 looked.floods.push(*id);
@@ -208,16 +233,9 @@ impl Links {
         let peer = state
             .links
             .entry(connection.remote_id())
-            .or_insert_with(|| Peer {
-                connections: Vec::new(),
-                explained: 0,
-                unexplained: Allowance::new(
-                    limits::UNEXPLAINED_RATE,
-                    limits::UNEXPLAINED_BURST,
-                    now,
-                ),
-            });
+            .or_insert_with(|| Peer::new(now));
         if peer.connections.len() < limits::LINKS_OF_A_PEER {
+            connection.set_receive_window(limits::RECEIVE_WINDOW.into());
             peer.connections.push(Link {
                 connection: connection.weak_handle(),
                 received: 0,
@@ -260,5 +278,26 @@ impl EndpointHooks for Links {
         }
         self.watch(connection, now);
         AfterHandshakeOutcome::Accept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delivered_late_explains_what_came_before_it_and_pays_no_debt_for_more() {
+        let now = Instant::now();
+        let mut peer = Peer::new(now);
+        // A queue of two megabytes that fills and empties, again and again.
+        for _ in 0..100 {
+            peer.charge(2_000_000, 0, now);
+            peer.charge(0, 2_000_000, now);
+        }
+        assert!(peer.unexplained.left(now) >= limits::UNEXPLAINED_BURST);
+        // What was explained once is no credit for ever.
+        let burst = limits::UNEXPLAINED_BURST as u64;
+        peer.charge(burst + limits::EXPLAINED_MOST + 1, 0, now);
+        assert!(peer.unexplained.left(now) < 0.0);
     }
 }

@@ -2,6 +2,7 @@
 //! stops moving.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -147,21 +148,21 @@ async fn watch(
     tell: &mpsc::Sender<Tell>,
 ) -> End {
     let mut ticks = interval(TICK);
-    let mut looks = interval(limits::WATCH_INTERVAL);
+    let mut look = pin!(sleep(limits::WATCH_INTERVAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut addresses = swarm.0.endpoint.watch_addr().stream();
     perform(swarm, Event::ReachedAt(swarm.0.endpoint.addr()), Some(tell));
     let delivered = Arc::new(AtomicU64::new(0));
     let mut still_since = Instant::now();
     let mut last = moved(gossip);
-    let mut unexplained = 0u64;
+    let mut kept = Kept::default();
+    let mut loud_until = Instant::now();
     let mut lagged = false;
     loop {
         tokio::select! {
             biased;
             () = swarm.0.stop.cancelled() => return End::Stopped,
-            _ = looks.tick() => {
+            () = &mut look => {
                 let now = Instant::now();
                 let delivered = delivered.swap(0, Ordering::Relaxed);
                 let looked = swarm.0.links.look(delivered, std::mem::take(&mut lagged), now);
@@ -169,10 +170,18 @@ async fn watch(
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
                 }
-                unexplained = unexplained.saturating_add(looked.unexplained);
-                if unexplained > limits::UNEXPLAINED_MOST {
+                if kept.after(gossip.metrics().msgs_ctrl_recv_size.get(), delivered) > limits::CONTROL_MOST {
                     return End::Full;
                 }
+                if looked.received > limits::LOUD {
+                    loud_until = now + Duration::from_secs(1);
+                }
+                let next = if now < loud_until {
+                    limits::WATCH_INTERVAL_LOUD
+                } else {
+                    limits::WATCH_INTERVAL
+                };
+                look.as_mut().reset(tokio::time::Instant::now() + next);
                 let moves = moved(gossip);
                 if moves != last {
                     (last, still_since) = (moves, now);
@@ -212,6 +221,26 @@ async fn watch(
                 perform(swarm, event, Some(tell));
             }
         }
+    }
+}
+
+/// Bytes of what gossip was told beside the messages themselves, most of it notices of messages, that
+/// no message explained: it keeps those for good.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Bytes of control messages that gossip had read at the last look.
+    told: u64,
+    kept: u64,
+}
+
+impl Kept {
+    /// Counts what came until gossip had read `told` bytes of control messages and delivered so many
+    /// bytes of others since the last look; returns how much is kept.
+    fn after(&mut self, told: u64, delivered: u64) -> u64 {
+        let new = told.saturating_sub(self.told);
+        self.told = told;
+        self.kept = self.kept.saturating_add(new).saturating_sub(delivered);
+        self.kept
     }
 }
 
@@ -262,9 +291,9 @@ fn perform(swarm: &Swarm, event: Event, tell: Option<&mpsc::Sender<Tell>>) {
             Action::Forget(id) => {
                 swarm.0.known.remove_endpoint_info(id);
             }
-            Action::Cut(id) => {
-                debug!(peer = %id.fmt_short(), "a neighbour announces far too often");
-                swarm.0.links.ban(id, Instant::now());
+            Action::Cut(id, time) => {
+                debug!(peer = %id.fmt_short(), ?time, "a peer delivers far too much that is of no use");
+                swarm.0.links.cut(id, time, Instant::now());
             }
             Action::Build(paths) => spawn(swarm, build(swarm.clone(), paths)),
             Action::Fetch(wanted, from) => spawn(swarm, fetch(swarm.clone(), wanted, from)),
@@ -361,4 +390,23 @@ async fn fetch(swarm: Swarm, wanted: Wanted, from: Vec<EndpointId>) -> Event {
         is_it.then(|| Inventory::from_bytes(&bytes).ok()).flatten()
     });
     Event::Fetched(wanted, read.await.ok().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gossip_was_told_is_kept_but_for_what_messages_explain() {
+        let mut kept = Kept::default();
+        // An honest minute: notices of messages that come, and lists of peers.
+        for minute in 1..10_000 {
+            assert!(kept.after(minute * 1000, 2000) < limits::CONTROL_MOST);
+        }
+        // Messages that came are no credit for what comes later.
+        let more = limits::CONTROL_MOST / 2;
+        assert_eq!(kept.after(10_000_000 + more, 0), more + 1000);
+        assert!(kept.after(10_000_000 + 2 * more, 1001) < limits::CONTROL_MOST);
+        assert!(kept.after(10_000_000 + 3 * more, 0) > limits::CONTROL_MOST);
+    }
 }

@@ -503,7 +503,7 @@ impl<'a> Population<'a> {
                 | Action::Met(_)
                 | Action::Left(_)
                 | Action::Forget(_)
-                | Action::Cut(_) => continue,
+                | Action::Cut(..) => continue,
             };
             let actions = self.observers[number].engine.handle(event, now);
             self.perform(number, actions);

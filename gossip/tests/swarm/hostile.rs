@@ -203,18 +203,21 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(name: &str, to: &EndpointAddr) -> Self {
+        Self::try_connect(name, to).await.expect("a stream")
+    }
+
+    /// Nothing where its connection is closed at once, as while gossip is started again.
+    pub async fn try_connect(name: &str, to: &EndpointAddr) -> Option<Self> {
         let endpoint = loopback().bind().await.expect("a free port");
         let alpn = peerix_gossip::gossip_alpn(name);
-        let connection = endpoint.connect(to.clone(), &alpn).await;
-        let connection = connection.expect("a connection");
-        let mut stream = connection.open_uni().await.expect("a stream");
-        let header = stream.write_all(&frame(&topic(name))).await;
-        header.expect("a stream");
-        Self {
+        let connection = endpoint.connect(to.clone(), &alpn).await.ok()?;
+        let mut stream = connection.open_uni().await.ok()?;
+        stream.write_all(&frame(&topic(name))).await.ok()?;
+        Some(Self {
             endpoint,
             _connection: connection,
             stream: stream.into(),
-        }
+        })
     }
 
     pub fn id(&self) -> EndpointId {

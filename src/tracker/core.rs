@@ -13,7 +13,7 @@ use super::api::AnnounceKind;
 use super::directory::{Directory, Fill};
 use super::limits;
 use super::storage::{
-    Contents, HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange,
+    HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange,
     Storage, StorageError,
 };
 use crate::clock::unix_now;
@@ -60,24 +60,22 @@ impl Tracker {
     /// # Errors
     /// Where the database can't be read.
     pub async fn start(storage: Arc<dyn Storage>) -> Result<Arc<Self>, StorageError> {
-        let tracker = Self {
-            directory: RwLock::default(),
-            changing: tokio::sync::RwLock::default(),
-            lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
-            owed: Mutex::default(),
-            trouble: Mutex::default(),
-            storage,
-        };
-        let contents = tracker.storage.load().await?;
-        let unknown = tracker.change().take_contents(contents);
+        let (directory, unknown) = Directory::of(storage.load().await?);
         // What others drop in between is not missed.
-        if !unknown.is_empty() && !tracker.storage.is_shared() {
+        if !unknown.is_empty() && !storage.is_shared() {
             return Err(StorageError::Damaged(format!(
                 "{} paths have no hash",
                 unknown.len()
             )));
         }
-        Ok(Arc::new(tracker))
+        Ok(Arc::new(Self {
+            directory: RwLock::new(directory),
+            changing: tokio::sync::RwLock::default(),
+            lanes: (0..LANES).map(|_| tokio::sync::Mutex::default()).collect(),
+            owed: Mutex::default(),
+            trouble: Mutex::default(),
+            storage,
+        }))
     }
 
     /// What is answered from.
@@ -314,10 +312,11 @@ impl Tracker {
         // Other trackers wrote them.
         match self.storage.hashes(unknown).await {
             Ok(hashes) => {
-                self.change().take_contents(Contents {
-                    hashes,
-                    holdings: nameless,
-                });
+                let names = hashes.into_iter().collect();
+                for holding in nameless {
+                    // What has no name even now went in between.
+                    self.change().take(holding, &names);
+                }
                 Ok(())
             }
             Err(error) => {

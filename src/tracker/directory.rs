@@ -3,7 +3,7 @@
 //! It is what [`super::storage`] keeps, turned around: for each path the set of its holders, a byte
 //! or two for each. Nothing here is the only copy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use iroh::EndpointId;
 use peerix_store::nix::StorePathHash;
@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use super::api::TrackedPeer;
 use super::id_set::IdSet;
 use super::limits;
-use super::storage::{Contact, Contents, Holder, HolderId, HolderKey, Holding};
+use super::storage::{Contact, Holder, HolderId, HolderKey, Holding};
 
 mod answers;
+mod filling;
 
 pub use answers::Sample;
 
@@ -80,19 +81,6 @@ pub struct Fill {
 }
 
 impl Directory {
-    /// Takes up what the database holds, or what changed in it. Returns the numbers of paths whose
-    /// hashes are missing: ask for them, and take it up again.
-    pub fn take_contents(&mut self, contents: Contents) -> Vec<u32> {
-        let names: HashMap<u32, StorePathHash> = contents.hashes.into_iter().collect();
-        let mut unknown = Vec::new();
-        for holding in contents.holdings {
-            unknown.extend(self.take(holding, &names));
-        }
-        unknown.sort_unstable();
-        unknown.dedup();
-        unknown
-    }
-
     /// Takes up one holder; `names` are the hashes of paths that may be new. Returns the numbers of
     /// paths that have no name; the others are taken up.
     pub fn take(&mut self, holding: Holding, names: &HashMap<u32, StorePathHash>) -> Vec<u32> {
@@ -409,19 +397,9 @@ impl Directory {
         let removed = present.paths.without(&paths);
         let mut unknown = Vec::new();
         for number in added {
-            let path = match self.paths.entry(number) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    let Some(hash) = names.get(&number).copied() else {
-                        unknown.push(number);
-                        continue;
-                    };
-                    self.numbers.insert(hash, number);
-                    entry.insert(Path {
-                        hash,
-                        holders: Vec::with_capacity(1),
-                    })
-                }
+            let Some(path) = path_of(&mut self.paths, &mut self.numbers, names, number) else {
+                unknown.push(number);
+                continue;
             };
             path.in_swarm(swarm).insert(place);
             self.records += 1;
@@ -446,6 +424,26 @@ impl Directory {
             paths.changed(&[], &unknown)
         };
         unknown
+    }
+}
+
+/// The path of a number, a new one where its name is known.
+fn path_of<'a>(
+    paths: &'a mut HashMap<u32, Path>,
+    numbers: &mut HashMap<StorePathHash, u32>,
+    names: &HashMap<u32, StorePathHash>,
+    number: u32,
+) -> Option<&'a mut Path> {
+    match paths.entry(number) {
+        Entry::Occupied(entry) => Some(entry.into_mut()),
+        Entry::Vacant(entry) => {
+            let hash = *names.get(&number)?;
+            numbers.insert(hash, number);
+            Some(entry.insert(Path {
+                hash,
+                holders: Vec::with_capacity(1),
+            }))
+        }
     }
 }
 

@@ -24,16 +24,11 @@ impl IdSet {
 
     /// Makes the set of `ids`, which rise.
     pub(super) fn from_sorted(ids: impl IntoIterator<Item = u32>) -> Self {
-        let mut gaps = Vec::new();
-        let mut end = 0;
+        let mut rising = Rising::default();
         for id in ids {
-            push(&mut gaps, (u64::from(id) - end) as u32);
-            end = u64::from(id) + 1;
+            rising.push(id);
         }
-        Self {
-            gaps: gaps.into_boxed_slice(),
-            end,
-        }
+        rising.take()
     }
 
     /// Reads what [`IdSet::as_bytes`] wrote; nothing where it is damaged.
@@ -173,6 +168,37 @@ impl IdSet {
     }
 }
 
+/// A set that is made from its lowest number to its highest.
+#[derive(Debug, Default)]
+pub(super) struct Rising {
+    gaps: Vec<u8>,
+    end: u64,
+}
+
+impl Rising {
+    /// Adds a number that is higher than all before.
+    pub(super) fn push(&mut self, id: u32) {
+        push(&mut self.gaps, (u64::from(id) - self.end) as u32);
+        self.end = u64::from(id) + 1;
+    }
+
+    /// Returns whether nothing was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gaps.is_empty()
+    }
+
+    /// Returns the set, in no more memory than it needs, and begins another one in the same room.
+    pub(super) fn take(&mut self) -> IdSet {
+        let set = IdSet {
+            gaps: self.gaps.as_slice().into(),
+            end: self.end,
+        };
+        self.gaps.clear();
+        self.end = 0;
+        set
+    }
+}
+
 /// Where a number is in a set.
 struct Place {
     /// How many bytes are before its gap, and how many are after it.
@@ -220,6 +246,16 @@ fn push(bytes: &mut Vec<u8>, mut gap: u32) {
 }
 
 fn pop(bytes: &mut &[u8]) -> Option<u32> {
+    let (&byte, rest) = bytes.split_first()?;
+    // Nearly all are this short, and nearly all of the time goes here.
+    if byte < 0x80 {
+        *bytes = rest;
+        return Some(u32::from(byte));
+    }
+    pop_long(bytes)
+}
+
+fn pop_long(bytes: &mut &[u8]) -> Option<u32> {
     let mut gap = 0_u32;
     for shift in (0..32).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;

@@ -1,8 +1,9 @@
 use iroh::SecretKey;
-use rand::{SeedableRng as _, rngs::ChaCha12Rng};
+use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha12Rng, seq::IndexedRandom as _};
 
 use super::*;
 use crate::tracker::api::{Found, PathHash};
+use crate::tracker::storage::Contents;
 
 fn hash(number: u32) -> StorePathHash {
     let mut bytes = [0; 20];
@@ -81,6 +82,67 @@ fn paths_are_found_as_they_come_and_go_and_in_their_swarm_alone() {
     }
     assert_eq!(directory.fill(), Fill::default());
     assert!(directory.paths.is_empty() && directory.numbers.is_empty());
+}
+
+#[test]
+fn all_at_once_is_the_same_as_one_after_the_other() {
+    let mut rng = ChaCha12Rng::seed_from_u64(3);
+    // Numbers that lie close together, and some that are far away.
+    let numbers: Vec<u32> = (0..500)
+        .map(|n| if n % 10 == 0 { u32::MAX - n * 100_000 } else { n })
+        .collect();
+    let names: HashMap<u32, StorePathHash> = numbers.iter().map(|n| (*n, hash(*n))).collect();
+    let mut holdings: Vec<Holding> = (1..=250)
+        .map(|id| {
+            let count = rng.random_range(0..50);
+            let own = numbers.sample(&mut rng, count).copied().collect();
+            holding(id, ["a", "b", "c"][id as usize % 3], 1, Some(own))
+        })
+        .collect();
+    holdings.push(holding(251, "a", 1, None));
+    holdings[7].holder.present = false;
+
+    let mut one_by_one = Directory::default();
+    for holding in &holdings {
+        one_by_one.take(holding.clone(), &names);
+    }
+    let (at_once, unknown) = Directory::of(Contents {
+        hashes: names.clone().into_iter().collect(),
+        holdings: holdings.clone(),
+    });
+    assert!(unknown.is_empty());
+    assert_eq!(at_once.fill(), one_by_one.fill());
+    let filed = |directory: &Directory, number: u32| {
+        let path = directory.paths.get(&number);
+        let holders = path.map(|path| {
+            ["a", "b", "c"].map(|swarm| path.of(directory.swarm_numbers[swarm]).cloned())
+        });
+        (path.map(|path| path.hash), holders)
+    };
+    for number in numbers {
+        assert_eq!(filed(&at_once, number), filed(&one_by_one, number));
+        assert_eq!(at_once.numbers.get(&hash(number)).is_some(), at_once.paths.contains_key(&number));
+    }
+    let places = |directory: &Directory| -> Vec<String> {
+        directory.places.iter().map(|place| format!("{place:?}")).collect()
+    };
+    assert_eq!(places(&at_once), places(&one_by_one));
+}
+
+#[test]
+fn what_has_no_name_at_the_start_is_taken_up_when_it_has_one() {
+    let first = holding(1, "a", 1, Some(vec![1, 2]));
+    let second = holding(2, "a", 1, Some(vec![2, 70_000]));
+    let (mut directory, unknown) = Directory::of(Contents {
+        hashes: vec![(2, hash(2)), (70_000, hash(70_000))],
+        holdings: vec![first.clone(), second],
+    });
+    assert_eq!(unknown, [1]);
+    assert_eq!(directory.fill().records, 3);
+    assert_eq!(holders(&directory, "a", 2), [1, 2]);
+    assert!(directory.take(first, &names([1])).is_empty());
+    assert_eq!(holders(&directory, "a", 1), [1]);
+    assert_eq!(directory.fill().records, 4);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! Who of many is named: some of the holders of a path, some of the members of a swarm.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
 
-use rand::{Rng, seq::IndexedRandom as _};
+use rand::{
+    Rng,
+    seq::{IndexedRandom as _, SliceRandom as _},
+};
 
 use super::Directory;
 use crate::tracker::{
     api::{Found, PathHash, TrackedPeer},
+    id_set::IdSet,
     limits,
 };
 
@@ -19,6 +23,12 @@ pub struct Sample {
     pub count: u64,
 }
 
+/// The rank of who is not named.
+const NOBODY: u32 = u32::MAX;
+
+/// How many of the holders of a path are named because they have most of what was asked for.
+const BEST: usize = limits::HOLDERS_OF_ONE / 2;
+
 impl Directory {
     /// Says who of a swarm has these paths: for each a few, those first that have most of them.
     #[must_use]
@@ -29,38 +39,56 @@ impl Directory {
         let mut hashes = hashes.to_vec();
         hashes.sort_unstable();
         hashes.dedup();
-        let mut coverage = vec![0_u32; self.places.len()];
-        let held: Vec<(PathHash, Vec<u32>)> = hashes
+        let held: Vec<(PathHash, &IdSet)> = hashes
             .into_iter()
             .filter_map(|hash| {
                 let path = self.paths.get(self.numbers.get(&hash.0)?)?;
-                let places: Vec<u32> = path.of(swarm)?.iter().collect();
-                for place in &places {
-                    if let Some(count) = coverage.get_mut(*place as usize) {
-                        *count += 1;
-                    }
-                }
-                Some((hash, places))
+                Some((hash, path.of(swarm)?))
             })
             .collect();
-        let mut chosen = Chosen::default();
+        let (ranks, ranked) = self.rank(held.iter().map(|(_, places)| *places));
+        let mut chosen = Chosen::of(ranked.len());
         let mut found = Found::default();
-        for (hash, mut places) in held {
-            places.retain(|place| self.endpoint_is_known(*place));
-            let indices: Vec<u32> = pick(&mut places, &coverage, rng)
-                .into_iter()
-                .filter_map(|place| chosen.index_of(place))
-                .collect();
+        let mut others = Vec::new();
+        for (hash, places) in held {
+            let holders = places
+                .iter()
+                .filter_map(|place| ranks.get(place as usize).copied());
+            let picked = pick(holders, &mut others, rng);
+            let indices: Vec<u32> = picked.filter_map(|rank| chosen.index_of(rank)).collect();
             if !indices.is_empty() {
                 found.found.insert(hash, indices);
             }
         }
         found.peers = chosen
-            .places
+            .ranks
             .iter()
-            .filter_map(|place| self.present(*place)?.tracked())
+            .filter_map(|rank| self.present(*ranked.get(*rank as usize)?)?.tracked())
             .collect();
         found
+    }
+
+    /// Ranks the holders of paths, those first that are in most sets: the rank of each place, and
+    /// the place of each rank. Who can't be reached is [`NOBODY`].
+    fn rank<'a>(&self, sets: impl Iterator<Item = &'a IdSet>) -> (Vec<u32>, Vec<u32>) {
+        let mut counts = vec![0_u32; self.places.len()];
+        for place in sets.flat_map(IdSet::iter) {
+            if let Some(count) = counts.get_mut(place as usize) {
+                *count += 1;
+            }
+        }
+        let counted = (0..).zip(&counts).filter(|(_, count)| **count > 0);
+        let mut order: Vec<(Reverse<u32>, u32)> = counted
+            .filter(|(place, _)| self.endpoint_is_known(*place))
+            .map(|(place, count)| (Reverse(*count), place))
+            .collect();
+        order.sort_unstable();
+        let mut ranks = counts;
+        ranks.fill(NOBODY);
+        for (rank, (_, place)) in (0..).zip(&order) {
+            ranks[*place as usize] = rank;
+        }
+        (ranks, order.into_iter().map(|(_, place)| place).collect())
     }
 
     /// Who of a swarm is there, some at random, for a system first where one is named.
@@ -90,45 +118,66 @@ impl Directory {
     }
 }
 
-/// The holders that an answer names.
-#[derive(Default)]
+/// The holders that an answer names, by their ranks.
 struct Chosen {
-    places: Vec<u32>,
-    indices: HashMap<u32, u32>,
+    ranks: Vec<u32>,
+    /// The index of each rank in the answer, [`NOBODY`] where it is not there.
+    indices: Vec<u32>,
 }
 
 impl Chosen {
+    /// None of this many.
+    fn of(ranked: usize) -> Self {
+        Self {
+            ranks: Vec::new(),
+            indices: vec![NOBODY; ranked],
+        }
+    }
+
     /// The index of a holder in the answer, where it is there or there is room for it.
-    fn index_of(&mut self, place: u32) -> Option<u32> {
-        if let Some(index) = self.indices.get(&place) {
-            return Some(*index);
+    fn index_of(&mut self, rank: u32) -> Option<u32> {
+        let index = self.indices.get_mut(rank as usize)?;
+        if *index == NOBODY {
+            if self.ranks.len() >= limits::HOLDERS_OF_ALL {
+                return None;
+            }
+            *index = self.ranks.len() as u32;
+            self.ranks.push(rank);
         }
-        if self.places.len() >= limits::HOLDERS_OF_ALL {
-            return None;
-        }
-        let index = self.places.len() as u32;
-        self.places.push(place);
-        self.indices.insert(place, index);
-        Some(index)
+        Some(*index)
     }
 }
 
-/// Picks some of the holders of a path: half of them those that have most of what was asked for,
-/// so that few are enough; the others at random, so that not everybody asks the same.
-fn pick(places: &mut [u32], coverage: &[u32], rng: &mut impl Rng) -> Vec<u32> {
-    let rank = |place: &u32| {
-        let count = coverage.get(*place as usize).copied().unwrap_or_default();
-        (std::cmp::Reverse(count), *place)
-    };
-    if places.len() <= limits::HOLDERS_OF_ONE {
-        places.sort_unstable_by_key(rank);
-        return places.to_vec();
+/// Picks some of the holders of a path: half of them those of the lowest ranks, which have most of
+/// what was asked for, so that few are enough; the others at random, so that not everybody asks the
+/// same. `others` is room to work in.
+fn pick(
+    ranks: impl Iterator<Item = u32>,
+    others: &mut Vec<u32>,
+    rng: &mut impl Rng,
+) -> impl Iterator<Item = u32> {
+    let mut best = [NOBODY; BEST];
+    others.clear();
+    for mut rank in ranks {
+        if rank < best[BEST - 1] {
+            for better in &mut best {
+                if rank < *better {
+                    std::mem::swap(better, &mut rank);
+                }
+            }
+        }
+        if rank != NOBODY {
+            others.push(rank);
+        }
     }
-    let half = limits::HOLDERS_OF_ONE / 2;
-    places.select_nth_unstable_by_key(half, rank);
-    let (best, others) = places.split_at_mut(half);
-    best.sort_unstable_by_key(rank);
-    let mut picked = best.to_vec();
-    picked.extend(others.sample(rng, limits::HOLDERS_OF_ONE - half));
-    picked
+    let wanted = limits::HOLDERS_OF_ONE - BEST;
+    let others: &[u32] = if others.len() <= wanted {
+        others.sort_unstable();
+        others
+    } else {
+        others.partial_shuffle(rng, wanted).0
+    };
+    best.into_iter()
+        .filter(|rank| *rank != NOBODY)
+        .chain(others.iter().copied())
 }

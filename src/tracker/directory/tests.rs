@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use iroh::SecretKey;
 use rand::{RngExt as _, SeedableRng as _, rngs::ChaCha12Rng, seq::IndexedRandom as _};
 
@@ -89,7 +91,13 @@ fn all_at_once_is_the_same_as_one_after_the_other() {
     let mut rng = ChaCha12Rng::seed_from_u64(3);
     // Numbers that lie close together, and some that are far away.
     let numbers: Vec<u32> = (0..500)
-        .map(|n| if n % 10 == 0 { u32::MAX - n * 100_000 } else { n })
+        .map(|n| {
+            if n % 10 == 0 {
+                u32::MAX - n * 100_000
+            } else {
+                n
+            }
+        })
         .collect();
     let names: HashMap<u32, StorePathHash> = numbers.iter().map(|n| (*n, hash(*n))).collect();
     let mut holdings: Vec<Holding> = (1..=250)
@@ -121,10 +129,17 @@ fn all_at_once_is_the_same_as_one_after_the_other() {
     };
     for number in numbers {
         assert_eq!(filed(&at_once, number), filed(&one_by_one, number));
-        assert_eq!(at_once.numbers.get(&hash(number)).is_some(), at_once.paths.contains_key(&number));
+        assert_eq!(
+            at_once.numbers.get(&hash(number)).is_some(),
+            at_once.paths.contains_key(&number)
+        );
     }
     let places = |directory: &Directory| -> Vec<String> {
-        directory.places.iter().map(|place| format!("{place:?}")).collect()
+        directory
+            .places
+            .iter()
+            .map(|place| format!("{place:?}"))
+            .collect()
     };
     assert_eq!(places(&at_once), places(&one_by_one));
 }
@@ -194,6 +209,43 @@ fn an_answer_names_few_who_have_much() {
     }
     let none = directory.lookup("a", &asked(2000..2010), &mut rng);
     assert_eq!(none, Found::default());
+}
+
+#[test]
+fn of_a_path_those_are_named_who_have_most_of_the_rest_and_some_others_by_chance() {
+    let mut directory = Directory::default();
+    let names = names(0..100);
+    // 1 to 4 have most, 30 can't be reached, and all have path 0.
+    for id in 1..=30 {
+        let count = if id <= 4 { 100 - id as u32 } else { 1 };
+        let mut holding = holding(id, "a", 1, Some((0..count).collect()));
+        if id == 30 {
+            holding.holder.key = HolderKey::Older("laptop".to_owned());
+            holding.holder.contact.endpoint = None;
+        }
+        directory.take(holding, &names);
+    }
+    let endpoint = |id: u8| SecretKey::from_bytes(&[id; 32]).public();
+    let mut named: HashSet<EndpointId> = HashSet::new();
+    for seed in 0..200 {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        let found = directory.lookup("a", &asked(0..100), &mut rng);
+        let of_path = |path: u32| -> Vec<EndpointId> {
+            let indices = found.found.get(&PathHash(hash(path))).into_iter().flatten();
+            indices
+                .map(|index| found.peers[*index as usize].endpoint)
+                .collect()
+        };
+        let first = of_path(0);
+        assert_eq!(first[..4], [1, 2, 3, 4].map(endpoint), "seed {seed}");
+        assert_eq!(first.len(), limits::HOLDERS_OF_ONE, "seed {seed}");
+        named.extend(&first);
+        let distinct: HashSet<_> = first.iter().collect();
+        assert_eq!(distinct.len(), first.len(), "seed {seed}");
+        assert_eq!(of_path(50), [1, 2, 3, 4].map(endpoint), "seed {seed}");
+        assert_eq!(of_path(97), [1, 2].map(endpoint), "seed {seed}");
+    }
+    assert_eq!(named.len(), 29, "all but who can't be reached");
 }
 
 #[test]

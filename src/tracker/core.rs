@@ -13,8 +13,8 @@ use super::api::AnnounceKind;
 use super::directory::{Directory, Fill};
 use super::limits;
 use super::storage::{
-    HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange,
-    Storage, StorageError,
+    HolderKey, Holding, Lifetimes, OlderChange, OlderNode, Outcome, SignedChange, Storage,
+    StorageError,
 };
 use crate::clock::unix_now;
 

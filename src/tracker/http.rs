@@ -6,6 +6,7 @@ mod admission;
 mod answers;
 mod body;
 mod older;
+mod older_shapes;
 mod older_transfers;
 mod openapi;
 mod page;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::{HeaderMap, request::Parts};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use iroh::EndpointId;
@@ -13,26 +13,39 @@ use peerix_store::nix::StorePathHash;
 use serde_json::{Map, Value, json};
 
 use super::body::Whole;
-use super::{Face, address::Client, body, refusal::Refusal};
+use super::older_shapes::{
+    OlderAnnouncement, OlderChanged, OlderCounted, OlderFill, OlderFound, OlderNodeAnnouncement,
+    OlderNodeEntry, OlderNodes, OlderPackages, OlderPackagesDelta, OlderPeerEntry, OlderPeers,
+    OlderProvider, OlderStatus,
+};
+use super::refusal::{Refusal, TooMany};
+use super::{Face, address::Client, body};
 use crate::clock::unix_now;
 use crate::tracker::api::{
-    MAX_ANNOUNCE, MAX_ANNOUNCE_BODY, MAX_DIRECT_ADDRS, PUBLIC_SWARM, TrackedPeer,
+    ApiError, MAX_ANNOUNCE, MAX_ANNOUNCE_BODY, MAX_DIRECT_ADDRS, PUBLIC_SWARM, TrackedPeer,
 };
 use crate::tracker::limits;
-use crate::tracker::storage::{OlderChange, OlderNode, OlderPeer, Outcome, Reputation};
+use crate::tracker::storage::{OlderChange, OlderNode, OlderPeer, Outcome};
 
-pub(super) type Answer = Result<Json<Value>, Refusal>;
+pub(super) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// What is said to who may not write.
 const SIGNED_ONLY: &str = "this tracker takes signed announcements only: POST /v1/announce";
 const IS_SIGNED: &str = "this endpoint signs its announcements: only it may change what it said";
 
+/// Takes up that an iroh node is there.
+#[utoipa::path(post, path = "/iroh/announce", tag = "older", request_body = OlderNodeAnnouncement,
+    responses((status = 200, body = OlderStatus), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn announce_node(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderStatus> {
     let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(node_id), Some(peer_id)) = (fields.text("node_id")?, fields.text("peer_id")?) else {
         return Err(malformed("node_id and peer_id required"));
@@ -58,16 +71,19 @@ pub(super) async fn announce_node(
     };
     let put = face.tracker.put_node(node).await;
     face.tracker.note_written(put)?;
-    Ok(Json(json!({ "status": "ok" })))
+    Ok(Json(OlderStatus::OK))
 }
 
+/// Lists the iroh nodes that are there.
+#[utoipa::path(get, path = "/iroh/peers", tag = "older",
+    responses((status = 200, body = OlderNodes), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
 pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
     let turn = face.answers.turn().await?;
     let nodes = face
         .tracker
         .note(face.tracker.storage().nodes(live_since()).await)?;
     // Endpoints that sign are nodes too, for older clients.
-    let known: HashSet<&str> = nodes.iter().map(|node| node.node_id.as_str()).collect();
+    let known: HashSet<String> = nodes.iter().map(|node| node.node_id.clone()).collect();
     let signed: Vec<(TrackedPeer, String)> = face
         .tracker
         .directory()
@@ -76,39 +92,20 @@ pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Result<Response, Ref
         .map(|(peer, addr)| (peer, addr.to_owned()))
         .collect();
     let signed = signed
-        .iter()
-        .filter(|(peer, _)| !known.contains(peer.endpoint.to_string().as_str()))
-        .map(|(peer, addr)| {
-            let mut value = signed_value(peer);
-            value["addr"] = json!(addr);
-            value
-        });
-    let peers: Vec<Value> = nodes
-        .iter()
-        .map(|node| {
-            let mut value = node_value(node);
-            value["addr"] = json!(node.addr);
-            value
+        .into_iter()
+        .map(|(peer, addr)| (OlderNodeEntry::from(peer), addr))
+        .filter(|(entry, _)| !known.contains(entry.node_id()));
+    let peers: Vec<OlderNodeEntry> = nodes
+        .into_iter()
+        .map(|mut node| {
+            let addr = std::mem::take(&mut node.addr);
+            (OlderNodeEntry::from(node), addr)
         })
         .chain(signed)
+        .map(|(entry, addr)| entry.listed(addr))
         .collect();
-    let list = Json(json!({ "count": peers.len(), "peers": peers }));
-    Ok((turn, list).into_response())
-}
-
-fn node_value(node: &OlderNode) -> Value {
-    json!({
-        "node_id": node.node_id, "peer_id": node.peer_id, "relay_url": node.relay_url,
-        "direct_addrs": node.direct_addrs, "last_seen": node.last_seen,
-    })
-}
-
-/// An endpoint that signs, as one of the older program's nodes.
-fn signed_value(peer: &TrackedPeer) -> Value {
-    json!({
-        "node_id": peer.endpoint, "peer_id": peer.endpoint, "relay_url": peer.relay_url,
-        "direct_addrs": peer.direct_addrs, "last_seen": peer.last_seen,
-    })
+    let count = peers.len();
+    Ok((turn, Json(OlderNodes { count, peers })).into_response())
 }
 
 /// Who was last heard before this is no longer told of.
@@ -116,23 +113,37 @@ fn live_since() -> f64 {
     unix_now() - limits::OLDER_TTL.as_secs_f64()
 }
 
-pub(super) async fn node(State(face): State<Arc<Face>>, Path(node_id): Path<String>) -> Answer {
+/// Says how an iroh node is reached.
+#[utoipa::path(get, path = "/iroh/peer/{node_id}", tag = "older",
+    params(("node_id" = String, Path, description = "the id of a node")),
+    responses((status = 200, body = OlderNodeEntry), (status = 429, body = TooMany), (status = 503, body = ApiError),
+        (status = 400, body = ApiError), (status = 404, body = ApiError)))]
+pub(super) async fn node(
+    State(face): State<Arc<Face>>,
+    Name(node_id): Name,
+) -> Answer<OlderNodeEntry> {
     let storage = face.tracker.storage();
     if let Some(node) = face.tracker.note(storage.node(node_id.clone()).await)? {
-        return Ok(Json(node_value(&node)));
+        return Ok(Json(node.into()));
     }
     let signed = node_id.parse().ok().and_then(|endpoint| {
         let directory = face.tracker.directory();
         directory.signed_member(PUBLIC_SWARM, &endpoint)
     });
     let peer = signed.ok_or_else(|| Refusal::NotFound(json!({ "error": "peer not found" })))?;
-    Ok(Json(signed_value(&peer)))
+    Ok(Json(peer.into()))
 }
 
+/// Forgets an iroh node.
+#[utoipa::path(delete, path = "/iroh/peer/{node_id}", tag = "older",
+    params(("node_id" = String, Path, description = "the id of a node")),
+    responses((status = 200, body = OlderStatus), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 404, body = OlderStatus), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
 pub(super) async fn remove_node(
     State(face): State<Arc<Face>>,
-    Path(node_id): Path<String>,
-) -> Answer {
+    Name(node_id): Name,
+) -> Answer<OlderStatus> {
     may_write(&face, [&node_id]).await?;
     let removed = face.tracker.storage().remove_node(node_id.clone()).await;
     let removed = face.tracker.note_written(removed)?;
@@ -141,18 +152,27 @@ pub(super) async fn remove_node(
         announce_packages(&face, node_id, true, Vec::new(), Vec::new(), String::new()).await?;
     }
     if removed {
-        Ok(Json(json!({ "status": "deregistered" })))
+        Ok(Json(OlderStatus {
+            status: "deregistered",
+        }))
     } else {
         Err(Refusal::NotFound(json!({ "status": "not found" })))
     }
 }
 
+/// Takes up all that a peer has.
+#[utoipa::path(post, path = "/packages/batch", tag = "older", request_body = OlderPackages,
+    responses((status = 200, body = OlderCounted), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn packages(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderCounted> {
     let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let peer_id = fields.peer_id()?;
     let hashes = fields
@@ -163,15 +183,25 @@ pub(super) async fn packages(
     let count = hashes.len();
     let addr = client.addr.to_string();
     announce_packages(&face, peer_id, true, hashes, Vec::new(), addr).await?;
-    Ok(Json(json!({ "status": "ok", "count": count })))
+    Ok(Json(OlderCounted {
+        count,
+        status: "ok",
+    }))
 }
 
+/// Takes up what changed of what a peer has.
+#[utoipa::path(post, path = "/packages/delta", tag = "older", request_body = OlderPackagesDelta,
+    responses((status = 200, body = OlderChanged), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn packages_delta(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderChanged> {
     let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let peer_id = fields.peer_id()?;
     let (Some(added), Some(removed)) = (fields.list("added"), fields.list("removed")) else {
@@ -179,12 +209,14 @@ pub(super) async fn packages_delta(
     };
     may_write(&face, [&peer_id]).await?;
     let (added, removed) = (path_hashes(added)?, path_hashes(removed)?);
-    let counts = (added.len(), removed.len());
+    let answer = OlderChanged {
+        added: added.len(),
+        removed: removed.len(),
+        status: "ok",
+    };
     let addr = client.addr.to_string();
     announce_packages(&face, peer_id, false, added, removed, addr).await?;
-    Ok(Json(
-        json!({ "status": "ok", "added": counts.0, "removed": counts.1 }),
-    ))
+    Ok(Json(answer))
 }
 
 async fn announce_packages(
@@ -207,12 +239,19 @@ async fn announce_packages(
     Ok(face.tracker.note_written(outcome)?)
 }
 
+/// Takes up that a peer is there that is no iroh node.
+#[utoipa::path(post, path = "/announce", tag = "older", request_body = OlderAnnouncement,
+    responses((status = 200, body = OlderStatus), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn announce(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderStatus> {
     let fields = read(&face, client, &headers, body, MAX_ANNOUNCE_BODY).await?;
     let port = fields.number("port")?.filter(|port| *port != 0);
     let (Some(peer_id), Some(port)) = (fields.text("peer_id")?, port) else {
@@ -246,47 +285,45 @@ pub(super) async fn announce(
         // Who is there still has what it said.
         announce_packages(&face, peer_id, false, packages, Vec::new(), addr).await?;
     }
-    Ok(Json(json!({ "status": "ok" })))
+    Ok(Json(OlderStatus::OK))
 }
 
-pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer {
+/// Says how full the tracker is.
+#[utoipa::path(get, path = "/status", tag = "older",
+    responses((status = 200, body = OlderFill), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
+pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer<OlderFill> {
     let counts = face.tracker.storage().older_counts(live_since()).await;
     let counts = face.tracker.note(counts)?;
     let packages = face.tracker.fill().paths;
-    Ok(Json(json!({
-        "status": "ok", "mode": "ipfs", "peers": counts.peers, "cid_mappings": counts.cids,
-        "packages": packages,
-    })))
+    Ok(Json(OlderFill {
+        cid_mappings: counts.cids,
+        mode: "ipfs",
+        packages,
+        peers: counts.peers,
+        status: "ok",
+    }))
 }
 
+/// Lists the peers that are no iroh nodes.
+#[utoipa::path(get, path = "/peers", tag = "older",
+    responses((status = 200, body = OlderPeers), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
 pub(super) async fn peers(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
     let turn = face.answers.turn().await?;
     let peers = face.tracker.storage().peers(live_since(), None).await;
     let mut peers = face.tracker.note(peers)?;
     peers.sort_by(|(_, a), (_, b)| b.score().total_cmp(&a.score()));
-    let peers: Vec<Value> = peers
-        .iter()
-        .map(|(peer, reputation)| {
-            json!({
-                "peer_id": peer.peer_id, "addr": peer.addr, "port": peer.port,
-                "last_seen": peer.last_seen, "reputation": reputation_value(reputation),
-            })
-        })
-        .collect();
-    Ok((turn, Json(json!({ "peers": peers }))).into_response())
+    let peers = peers.into_iter().map(OlderPeerEntry::from).collect();
+    Ok((turn, Json(OlderPeers { peers })).into_response())
 }
 
-pub(super) fn reputation_value(reputation: &Reputation) -> Value {
-    json!({
-        "total_shared": reputation.total_shared, "total_received": reputation.total_received,
-        "successful_transfers": reputation.successful_transfers,
-        "failed_transfers": reputation.failed_transfers, "score": reputation.score(),
-    })
-}
-
+/// Says which peers that are no iroh nodes have a path.
+#[utoipa::path(get, path = "/find/{hash}", tag = "older",
+    params(("hash" = String, Path, description = "a path hash")),
+    responses((status = 200, body = OlderFound), (status = 429, body = TooMany), (status = 503, body = ApiError),
+        (status = 400, body = ApiError)))]
 pub(super) async fn find(
     State(face): State<Arc<Face>>,
-    Path(hash): Path<String>,
+    Name(hash): Name,
 ) -> Result<Response, Refusal> {
     let turn = face.answers.turn().await?;
     let names = hash.parse().map_or_else(
@@ -303,18 +340,9 @@ pub(super) async fn find(
             .await;
         face.tracker.note(peers)?
     };
-    let providers: Vec<Value> = peers
-        .iter()
-        .map(|(peer, reputation)| {
-            json!({
-                "peer_id": peer.peer_id, "addr": peer.addr, "port": peer.port,
-                "libp2p_peer_id": peer.libp2p_peer_id, "last_seen": peer.last_seen,
-                "score": reputation.score(),
-            })
-        })
-        .collect();
-    let found = Json(json!({ "hash": hash, "providers": providers }));
-    Ok((turn, found).into_response())
+    let providers = peers.into_iter().map(OlderProvider::from).collect();
+    let found = OlderFound { hash, providers };
+    Ok((turn, Json(found)).into_response())
 }
 
 /// Refuses who writes unsigned where that is off, or in the name of an endpoint that signs.
@@ -339,6 +367,20 @@ pub(super) async fn may_write<const N: usize>(
 
 pub(super) fn malformed(what: &str) -> Refusal {
     Refusal::Malformed(what.to_owned())
+}
+
+/// The name that a request's path ends with.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(error) => Err(Refusal::Malformed(error.body_text())),
+        }
+    }
 }
 
 /// The fields of a request.

@@ -3,27 +3,40 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::older::{Answer, malformed, may_write, read, reputation_value, texts};
-use super::{Face, address::Client, refusal::Refusal};
+use super::older::{Answer, Name, malformed, may_write, read, texts};
+use super::older_shapes::{
+    OlderCid, OlderCidAnnouncement, OlderCidTaken, OlderCids, OlderCidsQuestion, OlderReport,
+    OlderReported, OlderReputation, OlderTransferBegin, OlderTransferBegun,
+};
+use super::refusal::{Refusal, TooMany};
+use super::{Face, address::Client};
 use crate::clock::unix_now;
+use crate::tracker::api::ApiError;
 use crate::tracker::limits;
 use crate::tracker::storage::{Cid, OlderTransfer, Report, Reported, Role};
 
 /// Longest body that asks for CIDs.
 const CIDS_BODY: usize = 1024 * 1024;
 
+/// Begins a transfer.
+#[utoipa::path(post, path = "/transfer/init", tag = "older", request_body = OlderTransferBegin,
+    responses((status = 200, body = OlderTransferBegun), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn begin(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderTransferBegun> {
     let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(sender_id), Some(receiver_id)) =
         (fields.text("sender_id")?, fields.text("receiver_id")?)
@@ -37,17 +50,26 @@ pub(super) async fn begin(
         created_at: unix_now(),
     };
     let id = face.tracker.storage().begin_transfer(transfer).await;
-    Ok(Json(
-        json!({ "transfer_id": face.tracker.note_written(id)? }),
-    ))
+    Ok(Json(OlderTransferBegun {
+        transfer_id: face.tracker.note_written(id)?,
+    }))
 }
 
+/// Takes up what one side says of a transfer.
+#[utoipa::path(post, path = "/report", tag = "older", request_body = OlderReport,
+    responses((status = 200, body = OlderReported), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError),
+        (status = 403, body = ApiError, description = "who reports is not that side"),
+        (status = 404, body = ApiError), (status = 409, body = ApiError)))]
 pub(super) async fn report(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderReported> {
     let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(transfer_id), Some(peer_id), Some(role), Some(bytes)) = (
         fields.number("transfer_id")?,
@@ -75,10 +97,14 @@ pub(super) async fn report(
     };
     let reported = face.tracker.storage().report(report).await;
     match face.tracker.note_written(reported)? {
-        Reported::Pending => Ok(Json(json!({ "status": "pending" }))),
-        Reported::Resolved { consistent } => Ok(Json(
-            json!({ "status": "resolved", "consistent": consistent }),
-        )),
+        Reported::Pending => Ok(Json(OlderReported {
+            consistent: None,
+            status: "pending",
+        })),
+        Reported::Resolved { consistent } => Ok(Json(OlderReported {
+            consistent: Some(consistent),
+            status: "resolved",
+        })),
         Reported::NotFound => Err(Refusal::NotFound(json!({ "error": "transfer not found" }))),
         Reported::AlreadyResolved => Err(Refusal::Conflict("transfer already resolved".into())),
         Reported::NotThatSide => Err(Refusal::Forbidden(format!(
@@ -92,22 +118,33 @@ pub(super) async fn report(
     }
 }
 
+/// Says what a peer is known for.
+#[utoipa::path(get, path = "/reputation/{peer_id}", tag = "older",
+    params(("peer_id" = String, Path, description = "the name of a peer")),
+    responses((status = 200, body = OlderReputation), (status = 429, body = TooMany), (status = 503, body = ApiError),
+        (status = 400, body = ApiError)))]
 pub(super) async fn reputation(
     State(face): State<Arc<Face>>,
-    Path(peer_id): Path<String>,
-) -> Answer {
+    Name(peer_id): Name,
+) -> Answer<OlderReputation> {
     let reputation = face.tracker.storage().reputation(peer_id.clone()).await;
-    let mut value = reputation_value(&face.tracker.note(reputation)?);
-    value["peer_id"] = json!(peer_id);
-    Ok(Json(value))
+    let reputation = face.tracker.note(reputation)?;
+    Ok(Json(OlderReputation::of(&reputation, Some(peer_id))))
 }
 
+/// Takes up the CID of a NAR.
+#[utoipa::path(post, path = "/cid", tag = "older", request_body = OlderCidAnnouncement,
+    responses((status = 200, body = OlderCidTaken), (status = 400, body = ApiError),
+        (status = 401, body = ApiError, description = "only signed announcements may do this"),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn put_cid(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     body: Body,
-) -> Answer {
+) -> Answer<OlderCidTaken> {
     let fields = read(&face, client, &headers, body, limits::SMALL_BODY).await?;
     let (Some(nar_hash), Some(cid), Some(peer_id)) = (
         fields.text("nar_hash")?,
@@ -117,7 +154,11 @@ pub(super) async fn put_cid(
         return Err(malformed("nar_hash, cid, and peer_id required"));
     };
     may_write(&face, [&peer_id]).await?;
-    let answer = json!({ "status": "ok", "nar_hash": nar_hash, "cid": cid });
+    let answer = OlderCidTaken {
+        cid: cid.clone(),
+        nar_hash: nar_hash.clone(),
+        status: "ok",
+    };
     let cid = Cid {
         nar_hash,
         cid,
@@ -129,25 +170,35 @@ pub(super) async fn put_cid(
     Ok(Json(answer))
 }
 
-pub(super) async fn cid(State(face): State<Arc<Face>>, Path(nar_hash): Path<String>) -> Answer {
+/// Says the CID of a NAR.
+#[utoipa::path(get, path = "/cid/{nar_hash}", tag = "older",
+    params(("nar_hash" = String, Path, description = "the hash of a NAR")),
+    responses((status = 200, body = OlderCid), (status = 429, body = TooMany), (status = 503, body = ApiError),
+        (status = 400, body = ApiError), (status = 404, body = ApiError)))]
+pub(super) async fn cid(State(face): State<Arc<Face>>, Name(nar_hash): Name) -> Answer<OlderCid> {
     let found = face.tracker.storage().cids(vec![nar_hash]).await;
-    match face.tracker.note(found)?.first() {
-        Some(cid) => Ok(Json(json!({
-            "nar_hash": cid.nar_hash, "cid": cid.cid, "peer_id": cid.peer_id,
-            "created_at": cid.created_at,
-        }))),
+    match face.tracker.note(found)?.into_iter().next() {
+        Some(cid) => Ok(Json(cid.into())),
         None => Err(Refusal::NotFound(json!({ "error": "CID not found" }))),
     }
 }
 
+/// Lists CIDs of NARs, at most 10,000.
+#[utoipa::path(get, path = "/cids", tag = "older",
+    responses((status = 200, body = OlderCids), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
 pub(super) async fn all_cids(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
     let turn = face.answers.turn().await?;
     let all = face.tracker.storage().all_cids().await;
-    let all = by_nar_hash(face.tracker.note(all)?);
-    let all = Json(json!({ "count": all.len(), "cids": all }));
-    Ok((turn, all).into_response())
+    let all = OlderCids::of(face.tracker.note(all)?);
+    Ok((turn, Json(all)).into_response())
 }
 
+/// Says the CIDs of some NARs.
+#[utoipa::path(post, path = "/cids/batch", tag = "older", request_body = OlderCidsQuestion,
+    responses((status = 200, body = OlderCids), (status = 400, body = ApiError),
+        (status = 408, body = ApiError, description = "the body took too long"),
+        (status = 413, body = ApiError), (status = 429, body = TooMany),
+        (status = 503, body = ApiError)))]
 pub(super) async fn cids(
     State(face): State<Arc<Face>>,
     Extension(client): Extension<Client>,
@@ -161,20 +212,13 @@ pub(super) async fn cids(
     };
     let nar_hashes = list.ok_or_else(|| malformed("nar_hashes must be a list"))?;
     if nar_hashes.is_empty() {
-        return Ok(Json(json!({ "cids": {} })).into_response());
+        return Ok(Json(OlderCids::none()).into_response());
     }
     if nar_hashes.len() > limits::MAX_CIDS {
         return Err(Refusal::TooLarge);
     }
     let turn = face.answers.turn().await?;
     let found = face.tracker.storage().cids(nar_hashes).await;
-    let found = by_nar_hash(face.tracker.note(found)?);
-    let found = Json(json!({ "count": found.len(), "cids": found }));
-    Ok((turn, found).into_response())
-}
-
-fn by_nar_hash(cids: Vec<Cid>) -> Map<String, Value> {
-    cids.into_iter()
-        .map(|cid| (cid.nar_hash, Value::from(cid.cid)))
-        .collect()
+    let found = OlderCids::of(face.tracker.note(found)?);
+    Ok((turn, Json(found)).into_response())
 }

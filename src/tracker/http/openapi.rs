@@ -1,4 +1,4 @@
-//! The document that describes the signed API.
+//! The document that describes both APIs.
 
 use std::sync::LazyLock;
 
@@ -7,17 +7,40 @@ use axum::{Json, http::header};
 use bytes::Bytes;
 use utoipa::OpenApi;
 
-use super::{page, refusal::TooMany, v1};
+use super::{older, older_transfers, page, refusal::TooMany, v1};
 
-/// The signed API, and what the tracker tells of itself. The older program's routes are described
-/// where they are tested.
+/// The signed API, the older program's, and what the tracker tells of itself.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "peerix tracker",
         description = "Who is in a swarm, and who has which store path. Announcements are signed by the endpoint's key."
     ),
-    paths(v1::info, v1::announce, v1::lookup, v1::peers, page::health, document)
+    paths(
+        v1::info,
+        v1::announce,
+        v1::lookup,
+        v1::peers,
+        page::health,
+        document,
+        older::announce_node,
+        older::nodes,
+        older::node,
+        older::remove_node,
+        older::packages,
+        older::packages_delta,
+        older::announce,
+        older::status,
+        older::peers,
+        older::find,
+        older_transfers::begin,
+        older_transfers::report,
+        older_transfers::reputation,
+        older_transfers::put_cid,
+        older_transfers::cid,
+        older_transfers::all_cids,
+        older_transfers::cids
+    )
 )]
 struct Document;
 

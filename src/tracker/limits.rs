@@ -92,6 +92,14 @@ pub const BODIES: usize = 64 * 1024 * 1024;
 /// Bytes of large answers on their way at once; more wait for their turn.
 pub const ANSWERS: usize = 64 * 1024 * 1024;
 
+/// Bytes of large answers on their way to one network at once, or one answer of any size: who reads
+/// slowly must not keep the room from others. Many machines may stand behind one address.
+pub const ANSWERS_OF_ONE: usize = 4 * 1024 * 1024;
+
+/// How long an answer is on its way before it may be cut to make room for others where there is
+/// none: as long as 4 MiB take over ten megabits a second, with some to spare.
+pub const ANSWER_CUT_AFTER: Duration = Duration::from_secs(5);
+
 /// Large answers that are made at once: each takes some times its size while it is.
 pub const ANSWERS_MADE: usize = 4;
 

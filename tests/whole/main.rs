@@ -47,6 +47,7 @@ mod swarm;
 mod swarm_faults;
 mod swarm_private;
 mod tracker;
+mod tracker_answers;
 mod tracker_api;
 mod tracker_changes;
 mod tracker_client;

@@ -130,7 +130,7 @@ fn all_at_once_is_the_same_as_one_after_the_other() {
     for number in numbers {
         assert_eq!(filed(&at_once, number), filed(&one_by_one, number));
         assert_eq!(
-            at_once.numbers.get(&hash(number)).is_some(),
+            at_once.numbers.contains_key(&hash(number)),
             at_once.paths.contains_key(&number)
         );
     }

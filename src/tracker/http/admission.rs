@@ -88,7 +88,7 @@ fn quota((per_second, at_once): (u32, u32)) -> Quota {
 }
 
 /// Whom an address belongs to: an IPv6 customer has 2^64 of them.
-fn network_of(addr: IpAddr) -> IpAddr {
+pub(super) fn network_of(addr: IpAddr) -> IpAddr {
     match addr {
         IpAddr::V4(_) => addr,
         IpAddr::V6(addr) => {

@@ -77,8 +77,11 @@ pub(super) async fn announce_node(
 /// Lists the iroh nodes that are there.
 #[utoipa::path(get, path = "/iroh/peers", tag = "older",
     responses((status = 200, body = OlderNodes), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
-pub(super) async fn nodes(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
-    let turn = face.answers.turn().await?;
+pub(super) async fn nodes(
+    State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
+) -> Result<Response, Refusal> {
+    let turn = face.answers.turn(client).await?;
     let nodes = face
         .tracker
         .note(face.tracker.storage().nodes(live_since()).await)?;
@@ -307,8 +310,11 @@ pub(super) async fn status(State(face): State<Arc<Face>>) -> Answer<OlderFill> {
 /// Lists the peers that are no iroh nodes.
 #[utoipa::path(get, path = "/peers", tag = "older",
     responses((status = 200, body = OlderPeers), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
-pub(super) async fn peers(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
-    let turn = face.answers.turn().await?;
+pub(super) async fn peers(
+    State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
+) -> Result<Response, Refusal> {
+    let turn = face.answers.turn(client).await?;
     let peers = face.tracker.storage().peers(live_since(), None).await;
     let mut peers = face.tracker.note(peers)?;
     peers.sort_by(|(_, a), (_, b)| b.score().total_cmp(&a.score()));
@@ -323,9 +329,10 @@ pub(super) async fn peers(State(face): State<Arc<Face>>) -> Result<Response, Ref
         (status = 400, body = ApiError)))]
 pub(super) async fn find(
     State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
     Name(hash): Name,
 ) -> Result<Response, Refusal> {
-    let turn = face.answers.turn().await?;
+    let turn = face.answers.turn(client).await?;
     let names = hash.parse().map_or_else(
         |_| Vec::new(),
         |hash| face.tracker.directory().older_holders(PUBLIC_SWARM, &hash),

@@ -186,8 +186,11 @@ pub(super) async fn cid(State(face): State<Arc<Face>>, Name(nar_hash): Name) -> 
 /// Lists CIDs of NARs, at most 10,000.
 #[utoipa::path(get, path = "/cids", tag = "older",
     responses((status = 200, body = OlderCids), (status = 429, body = TooMany), (status = 503, body = ApiError)))]
-pub(super) async fn all_cids(State(face): State<Arc<Face>>) -> Result<Response, Refusal> {
-    let turn = face.answers.turn().await?;
+pub(super) async fn all_cids(
+    State(face): State<Arc<Face>>,
+    Extension(client): Extension<Client>,
+) -> Result<Response, Refusal> {
+    let turn = face.answers.turn(client).await?;
     let all = face.tracker.storage().all_cids().await;
     let all = OlderCids::of(face.tracker.note(all)?);
     Ok((turn, Json(all)).into_response())
@@ -217,7 +220,7 @@ pub(super) async fn cids(
     if nar_hashes.len() > limits::MAX_CIDS {
         return Err(Refusal::TooLarge);
     }
-    let turn = face.answers.turn().await?;
+    let turn = face.answers.turn(client).await?;
     let found = face.tracker.storage().cids(nar_hashes).await;
     let found = OlderCids::of(face.tracker.note(found)?);
     Ok((turn, Json(found)).into_response())

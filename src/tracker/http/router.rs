@@ -60,7 +60,8 @@ async fn admit(State(face): State<Arc<Face>>, mut request: Request, next: Next) 
     let mut response = match face.admission.admit_address(client, 1) {
         Ok(()) => {
             request.extensions_mut().insert(client);
-            face.answers.share(next.run(request).await).await
+            let answer = next.run(request).await;
+            face.answers.share(client, answer).await
         }
         Err(refusal) => refusal.into_response(),
     };

@@ -1,5 +1,6 @@
 //! The accept loop.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Face, address::From, router};
+use super::{Face, address::From, answers::Cut, router};
 use crate::http::{
     HttpLimits,
     connection::{Admitted, Connections, drive, protocol},
@@ -86,17 +88,38 @@ async fn connection(
     let stream = ClientStream::new(socket, Arc::clone(&activity), limits.stall_timeout);
     let service = TowerToHyperService::new(router);
     let requests = Arc::clone(&activity);
+    let (tell, cuts) = watch::channel(CancellationToken::new());
     let service = service_fn(move |mut request: Request<Incoming>| {
         // While it is answered, a connection is not idle.
         let under_way = requests.begin_request();
         request.extensions_mut().insert(From(from.ip()));
         let answer = hyper::service::Service::call(&service, request);
+        let tell = tell.clone();
         async move {
-            let answer = answer.await;
+            let answer = answer.await?;
+            if let Some(Cut(cut)) = answer.extensions().get() {
+                tell.send_replace(cut.clone());
+            }
             drop(under_way);
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
     let serving = protocol(&limits).serve_connection(TokioIo::new(stream), service);
-    drive(serving, &activity, &stop).await;
+    tokio::select! {
+        () = drive(serving, &activity, &stop) => {}
+        () = last_is_cut(cuts) => tracing::debug!("cut a client that took its answer too slowly"),
+    }
+}
+
+/// Waits until the answer must be cut that is on its way last.
+async fn last_is_cut(mut cuts: watch::Receiver<CancellationToken>) {
+    loop {
+        let cut = cuts.borrow_and_update().clone();
+        tokio::select! {
+            () = cut.cancelled() => return,
+            changed = cuts.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
+        }
+    }
 }

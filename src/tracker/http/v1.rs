@@ -203,7 +203,7 @@ pub(super) async fn lookup(
     if lookup.hashes.len() > api::MAX_LOOKUP {
         return Err(Refusal::TooLarge);
     }
-    let turn = face.answers.turn().await?;
+    let turn = face.answers.turn(client).await?;
     let found = face
         .tracker
         .directory()

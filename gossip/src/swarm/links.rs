@@ -201,8 +201,9 @@ impl Links {
     /// meanwhile in all.
     ///
     /// A neighbour may send all that the others sent too, sooner or later, so all of it explains what
-    /// one sends. `lagged`: more was delivered, nobody knows how much, and nobody is held to it.
-    pub(super) fn look(&self, delivered: u64, lagged: bool, now: Instant) -> Looked {
+    /// one sends. Unless `is_all`, more came to gossip than was delivered, or lies in its queues, nobody
+    /// knows how much: then nobody is held to it.
+    pub(super) fn look(&self, delivered: u64, is_all: bool, now: Instant) -> Looked {
         let mut looked = Looked::default();
         let mut state = self.state();
         state.links.retain(|id, peer| {
@@ -213,7 +214,7 @@ impl Links {
                 new.is_some()
             });
             looked.received = looked.received.saturating_add(received);
-            if !lagged {
+            if is_all {
                 peer.charge(received, delivered, now);
             }
             if peer.unexplained.left(now) < 0.0 {

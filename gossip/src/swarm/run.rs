@@ -165,7 +165,9 @@ async fn watch(
             () = &mut look => {
                 let now = Instant::now();
                 let delivered = delivered.swap(0, Ordering::Relaxed);
-                let looked = swarm.0.links.look(delivered, std::mem::take(&mut lagged), now);
+                let moves = moved(gossip);
+                let is_all = moves != last && !std::mem::take(&mut lagged);
+                let looked = swarm.0.links.look(delivered, is_all, now);
                 for flooder in looked.floods {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
@@ -182,7 +184,6 @@ async fn watch(
                     limits::WATCH_INTERVAL
                 };
                 look.as_mut().reset(tokio::time::Instant::now() + next);
-                let moves = moved(gossip);
                 if moves != last {
                     (last, still_since) = (moves, now);
                 } else if now.duration_since(still_since) > limits::STALL {

@@ -285,6 +285,10 @@ impl Tracker {
                 return Err(error);
             }
         }
+        // A number may have been given to another path: nobody has the old one any more.
+        for holding in &holdings {
+            self.change().let_go(holding);
+        }
         self.take_up(holdings, &HashMap::new()).await
     }
 

@@ -125,6 +125,27 @@ impl Directory {
         unknown
     }
 
+    /// Lets go of what a holder no longer has, and takes up nothing.
+    pub fn let_go(&mut self, holding: &Holding) {
+        let Holding { holder, paths } = holding;
+        if !holder.present {
+            return self.remove(holder);
+        }
+        let Some(paths) = paths else {
+            return;
+        };
+        let Some(place) = self.by_id.get(&holder.id).copied() else {
+            return;
+        };
+        let kept = self.present(place).and_then(|present| {
+            let gone = present.paths.without(paths);
+            (present.revision < holder.revision).then(|| present.paths.changed(&[], &gone))
+        });
+        if let Some(kept) = kept {
+            self.set_paths(place, kept, &HashMap::new());
+        }
+    }
+
     /// Removes a holder that left or was silent for too long.
     pub fn remove(&mut self, holder: &Holder) {
         if let Some(place) = self.by_id.get(&holder.id).copied()

@@ -145,6 +145,24 @@ fn all_at_once_is_the_same_as_one_after_the_other() {
 }
 
 #[test]
+fn what_is_let_go_of_is_gone_and_the_same_revision_is_still_taken_up() {
+    let mut directory = Directory::default();
+    directory.take(holding(1, "a", 1, Some(vec![1, 2, 3])), &names(1..4));
+    let next = holding(1, "a", 2, Some(vec![2, 4]));
+    directory.let_go(&holding(1, "a", 1, Some(Vec::new())));
+    assert_eq!(directory.fill().records, 3, "it is not newer");
+    directory.let_go(&next);
+    assert_eq!(directory.fill().records, 1);
+    assert_eq!(holders(&directory, "a", 2), [1]);
+    assert!(directory.take(next, &names([4])).is_empty());
+    assert_eq!(holders(&directory, "a", 4), [1]);
+    let mut gone = holding(1, "a", 3, None);
+    gone.holder.present = false;
+    directory.let_go(&gone);
+    assert_eq!(directory.fill(), Fill::default());
+}
+
+#[test]
 fn what_has_no_name_at_the_start_is_taken_up_when_it_has_one() {
     let first = holding(1, "a", 1, Some(vec![1, 2]));
     let second = holding(2, "a", 1, Some(vec![2, 70_000]));
@@ -215,9 +233,9 @@ fn an_answer_names_few_who_have_much() {
 fn of_a_path_those_are_named_who_have_most_of_the_rest_and_some_others_by_chance() {
     let mut directory = Directory::default();
     let names = names(0..100);
-    // 1 to 4 have most, 30 can't be reached, and all have path 0.
+    // 26 to 29 have most of those who can be reached, and all have path 0.
     for id in 1..=30 {
-        let count = if id <= 4 { 100 - id as u32 } else { 1 };
+        let count = if id > 25 { 70 + id as u32 } else { 1 };
         let mut holding = holding(id, "a", 1, Some((0..count).collect()));
         if id == 30 {
             holding.holder.key = HolderKey::Older("laptop".to_owned());
@@ -237,13 +255,14 @@ fn of_a_path_those_are_named_who_have_most_of_the_rest_and_some_others_by_chance
                 .collect()
         };
         let first = of_path(0);
-        assert_eq!(first[..4], [1, 2, 3, 4].map(endpoint), "seed {seed}");
+        assert_eq!(first[..4], [29, 28, 27, 26].map(endpoint), "seed {seed}");
         assert_eq!(first.len(), limits::HOLDERS_OF_ONE, "seed {seed}");
         named.extend(&first);
         let distinct: HashSet<_> = first.iter().collect();
         assert_eq!(distinct.len(), first.len(), "seed {seed}");
-        assert_eq!(of_path(50), [1, 2, 3, 4].map(endpoint), "seed {seed}");
-        assert_eq!(of_path(97), [1, 2].map(endpoint), "seed {seed}");
+        assert_eq!(of_path(50), [29, 28, 27, 26].map(endpoint), "seed {seed}");
+        assert_eq!(of_path(97), [29, 28].map(endpoint), "seed {seed}");
+        assert!(of_path(99).is_empty(), "seed {seed}");
     }
     assert_eq!(named.len(), 29, "all but who can't be reached");
 }

@@ -267,7 +267,8 @@ mod tests {
         let (oldest, body) = held.remove(0);
         let begun = Instant::now();
         let cut = async {
-            oldest.cancelled().await;
+            let patience = 2 * limits::BODY_TIMEOUT;
+            timeout(patience, oldest.cancelled()).await.unwrap();
             // What a connection does that is cut.
             drop(body);
         };

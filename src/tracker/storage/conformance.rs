@@ -38,6 +38,39 @@ pub(super) async fn check<S: Storage, F: Future<Output = S>>(make: impl Fn() -> 
     who_is_forgotten_early_announces_nothing_again(&make().await).await;
 }
 
+/// Checks a storage that has given out all numbers in order.
+pub(super) async fn check_used_up(storage: &impl Storage) {
+    let (first, second) = (endpoint(), endpoint());
+    let added: Vec<u32> = (0..500).collect();
+    storage
+        .announce(full(first, sequence(1), &added))
+        .await
+        .unwrap();
+    storage
+        .announce(full(second, sequence(1), &[1, 2, 700]))
+        .await
+        .unwrap();
+    let delta = SignedChange {
+        kind: AnnounceKind::Delta,
+        base: Some(sequence(1)),
+        removed: vec![hash(1)],
+        ..full(second, sequence(2), &[800])
+    };
+    storage.announce(delta).await.unwrap();
+    assert_eq!(
+        paths_of(storage, &HolderKey::Signed(first)).await,
+        hashes(&added)
+    );
+    assert_eq!(
+        paths_of(storage, &HolderKey::Signed(second)).await,
+        hashes(&[2, 700, 800])
+    );
+    let contents = storage.load().await.unwrap();
+    let numbers: BTreeSet<u32> = contents.hashes.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers.len(), contents.hashes.len());
+    assert!(numbers.range(..1 << 31).count() > 100, "they are anywhere");
+}
+
 fn hash(number: u32) -> StorePathHash {
     let mut bytes = [0; 20];
     bytes[..4].copy_from_slice(&number.to_be_bytes());

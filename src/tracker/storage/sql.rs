@@ -2,6 +2,10 @@
 //!
 //! SQLite numbers `$1` and the like by their first appearance, so they appear in order.
 
+/// Numbers of hashes that are given out in order; then any that is free. Below the highest there is
+/// room for what trackers that share a database give out at the same time.
+pub(super) const NUMBERS_IN_ORDER: i64 = (1 << 32) - (1 << 24);
+
 macro_rules! holder {
     () => {
         "id, signed, key, swarm, present, revision, endpoint, relay_url, direct_addrs, systems, \

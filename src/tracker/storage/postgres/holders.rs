@@ -12,6 +12,7 @@ use super::super::{
     SignedChange, StorageError, columns,
     decision::{self, Decision, Paths, Record},
     sql,
+    used::Used,
 };
 use super::{error_of, older};
 use crate::tracker::id_set::IdSet;
@@ -23,6 +24,19 @@ const HASHES: i64 = 0x7065_6572_6978_0002;
 
 /// The lock of who forgets what is old.
 const TIDYING: i64 = 0x7065_6572_6978_0003;
+
+/// Gives hashes the numbers after the last.
+const INTERN: &str = "INSERT INTO hash (hash) SELECT unnest($1::bytea[]) \
+    ON CONFLICT (hash) DO NOTHING RETURNING id, hash";
+
+/// Gives hashes any numbers; where one is taken its hash is left out.
+const INTERN_ANYWHERE: &str = "INSERT INTO hash (id, hash) OVERRIDING SYSTEM VALUE \
+    SELECT 1 + floor(random() * 4294967295)::bigint, new.hash FROM unnest($1::bytea[]) AS new (hash) \
+    ON CONFLICT DO NOTHING RETURNING id, hash";
+
+/// The last number that was given out in order.
+const LAST_NUMBER: &str =
+    "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('hash', 'id')::regclass), 0)";
 
 /// Holders whose paths are read at once.
 const CHUNK: usize = 64;
@@ -296,12 +310,12 @@ pub(super) async fn collect_hashes(client: &mut Client) -> Result<u64> {
         .map(|row| row.try_get(0))
         .collect::<std::result::Result<_, _>>()
         .map_err(error_of)?;
-    let mut used: HashSet<u32> = HashSet::new();
+    let mut used = Used::default();
     for ids in holders.chunks(CHUNK) {
         let select = "SELECT paths FROM holding WHERE holder = ANY ($1)";
         let rows = transaction.query(select, &[&ids]).await;
         for row in rows.map_err(error_of)? {
-            used.extend(set_of(row.try_get(0).map_err(error_of)?)?.iter());
+            used.add(&set_of(row.try_get(0).map_err(error_of)?)?);
         }
     }
     let all = transaction.query("SELECT id FROM hash", &[]).await;
@@ -313,7 +327,7 @@ pub(super) async fn collect_hashes(client: &mut Client) -> Result<u64> {
         .map_err(error_of)?;
     let unused = all
         .into_iter()
-        .filter(|id| u32::try_from(*id).is_ok_and(|id| !used.contains(&id)));
+        .filter(|id| u32::try_from(*id).is_ok_and(|id| !used.contains(id)));
     let unused: Vec<i64> = unused.collect();
     let dropped = transaction
         .execute("DELETE FROM hash WHERE id = ANY ($1)", &[&unused])
@@ -510,19 +524,28 @@ impl Writing<'_> {
         // Two who add the same wait for each other in the same order.
         missing.sort_unstable_by_key(|hash| *hash.as_bytes());
         missing.dedup();
-        let bytes: Vec<&[u8]> = missing.iter().map(|hash| &hash.as_bytes()[..]).collect();
-        let insert = "INSERT INTO hash (hash) SELECT unnest($1::bytea[]) \
-            ON CONFLICT (hash) DO NOTHING RETURNING id, hash";
-        let insert = self.transaction.prepare_cached(insert).await;
-        let rows = self
+        let last = self.transaction.prepare_cached(LAST_NUMBER).await;
+        let last = self
             .transaction
-            .query(&insert.map_err(error_of)?, &[&bytes])
+            .query_one(&last.map_err(error_of)?, &[])
             .await;
-        let new = hashes_of(&rows.map_err(error_of)?)?;
-        if new.len() < missing.len() {
-            // Others added some of them a moment ago.
-            found.extend(self.known(&missing).await?);
-        } else {
+        let last: i64 = last.and_then(|row| row.try_get(0)).map_err(error_of)?;
+        let insert = match last < sql::NUMBERS_IN_ORDER {
+            true => INTERN,
+            false => INTERN_ANYWHERE,
+        };
+        let insert = self.transaction.prepare_cached(insert).await;
+        let insert = insert.map_err(error_of)?;
+        while !missing.is_empty() {
+            let bytes: Vec<&[u8]> = missing.iter().map(|hash| &hash.as_bytes()[..]).collect();
+            let rows = self.transaction.query(&insert, &[&bytes]).await;
+            let mut new = hashes_of(&rows.map_err(error_of)?)?;
+            if new.len() < missing.len() {
+                // Others added some of them a moment ago, or a number was taken.
+                new = self.known(&missing).await?;
+            }
+            let there: HashSet<StorePathHash> = new.iter().map(|(_, hash)| *hash).collect();
+            missing.retain(|hash| !there.contains(hash));
             found.extend(new);
         }
         Ok(found)

@@ -31,6 +31,65 @@ async fn it_does_what_every_storage_does() {
 }
 
 #[tokio::test]
+async fn numbers_are_given_again_once_all_were_given() {
+    let Some(server) = server().await else {
+        return;
+    };
+    let storage = Postgres::open(&server.database("old"), None).await.unwrap();
+    let client = storage.client().await.unwrap();
+    let used_up = "SELECT setval('hash_id_seq', 4294967295)";
+    client.query_one(used_up, &[]).await.unwrap();
+    drop(client);
+    conformance::check_used_up(&storage).await;
+}
+
+#[tokio::test]
+async fn a_number_that_was_given_again_is_another_path_to_all_trackers() {
+    let Some(server) = server().await else {
+        return;
+    };
+    let url = server.database("reused");
+    let storage = Arc::new(Postgres::open(&url, None).await.unwrap());
+    let first = Tracker::start(Arc::clone(&storage) as Arc<dyn Storage>)
+        .await
+        .unwrap();
+    let second = Postgres::open(&url, None).await.unwrap();
+    let second = Tracker::start(Arc::new(second)).await.unwrap();
+    let hash = |text: &str| -> StorePathHash { text.parse().unwrap() };
+    let old = hash("17bh691vzkqk8hv1i7xiaqff85b85br3");
+    let new = hash("27bh691vzkqk8hv1i7xiaqff85b85br3");
+    let says = async |name: &str, added: Vec<StorePathHash>| {
+        let change = OlderChange {
+            peer_id: name.to_owned(),
+            replaces: true,
+            added,
+            removed: Vec::new(),
+            addr: String::new(),
+            now: crate::clock::unix_now(),
+        };
+        first.announce_older(change).await.unwrap();
+    };
+    says("laptop", vec![old]).await;
+    says("desk", Vec::new()).await;
+    second.sync().await.unwrap();
+
+    // All of this comes at once to the other, and of the laptop last.
+    says("laptop", Vec::new()).await;
+    assert_eq!(first.storage().collect_hashes().await, Ok(1));
+    let client = storage.client().await.unwrap();
+    let again = "SELECT setval('hash_id_seq', 1, false)";
+    client.query_one(again, &[]).await.unwrap();
+    says("desk", vec![new]).await;
+    says("laptop", Vec::new()).await;
+    second.sync().await.unwrap();
+    for tracker in [&first, &second] {
+        let holders = |hash| tracker.directory().older_holders("public", hash);
+        assert_eq!(holders(&new), ["desk"]);
+        assert!(holders(&old).is_empty());
+    }
+}
+
+#[tokio::test]
 async fn what_one_tracker_is_told_another_one_knows() {
     let Some(server) = server().await else {
         return;

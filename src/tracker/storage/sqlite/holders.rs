@@ -12,6 +12,7 @@ use super::super::{
     Outcome, SignedChange, StorageError, columns,
     decision::{self, Decision, Paths, Record},
     sql,
+    used::Used,
 };
 use super::{error_of, older};
 use crate::tracker::id_set::IdSet;
@@ -207,14 +208,14 @@ fn forgotten(transaction: &Transaction<'_>) -> Result<i64, StorageError> {
 
 pub(super) fn collect_hashes(connection: &mut Connection) -> Result<u64, StorageError> {
     let transaction = begin(connection)?;
-    let mut used = std::collections::HashSet::new();
+    let mut used = Used::default();
     {
         let mut select = transaction
             .prepare("SELECT paths FROM holding")
             .map_err(error_of)?;
         let mut rows = select.query([]).map_err(error_of)?;
         while let Some(row) = rows.next().map_err(error_of)? {
-            used.extend(set_of(row.get(0).map_err(error_of)?)?.iter());
+            used.add(&set_of(row.get(0).map_err(error_of)?)?);
         }
     }
     let all: Vec<u32> = transaction
@@ -222,7 +223,7 @@ pub(super) fn collect_hashes(connection: &mut Connection) -> Result<u64, Storage
         .and_then(|mut select| select.query_map([], |row| row.get(0))?.collect())
         .map_err(error_of)?;
     let mut dropped = 0;
-    for id in all.into_iter().filter(|id| !used.contains(id)) {
+    for id in all.into_iter().filter(|id| !used.contains(*id)) {
         transaction
             .prepare_cached("DELETE FROM hash WHERE id = ?1")
             .and_then(|mut delete| delete.execute([id]))
@@ -386,22 +387,45 @@ fn interned(
 ) -> Result<Vec<(u32, StorePathHash)>, StorageError> {
     let intern = || -> rusqlite::Result<Vec<(u32, StorePathHash)>> {
         let mut select = transaction.prepare_cached("SELECT id FROM hash WHERE hash = :hash")?;
-        let mut insert =
-            transaction.prepare_cached("INSERT INTO hash (hash) VALUES (:hash) RETURNING id")?;
+        let mut insert = transaction
+            .prepare_cached("INSERT INTO hash (id, hash) VALUES (:id, :hash) RETURNING id")?;
+        let highest: Option<i64> = transaction
+            .prepare_cached("SELECT max(id) FROM hash")?
+            .query_row([], |row| row.get(0))?;
+        let in_order = highest.unwrap_or_default() < sql::NUMBERS_IN_ORDER;
         hashes
             .iter()
             .map(|hash| {
-                let bytes = named_params! { ":hash": hash.as_bytes() };
-                let known = select.query_row(bytes, |row| row.get(0)).optional()?;
-                let number = match known {
-                    Some(number) => number,
-                    None => insert.query_row(bytes, |row| row.get(0))?,
+                let bytes = hash.as_bytes();
+                let known = select
+                    .query_row(named_params! { ":hash": bytes }, |row| row.get(0))
+                    .optional()?;
+                if let Some(number) = known {
+                    return Ok((number, *hash));
+                }
+                let id = match in_order {
+                    // The one after the highest.
+                    true => None,
+                    false => Some(free_number(transaction)?),
                 };
-                Ok((number, *hash))
+                let values = named_params! { ":id": id, ":hash": bytes };
+                Ok((insert.query_row(values, |row| row.get(0))?, *hash))
             })
             .collect()
     };
     intern().map_err(error_of)
+}
+
+/// Any number that no hash has; there are far more numbers than hashes.
+fn free_number(transaction: &Transaction<'_>) -> rusqlite::Result<u32> {
+    let mut is_taken =
+        transaction.prepare_cached("SELECT EXISTS (SELECT 1 FROM hash WHERE id = ?1)")?;
+    loop {
+        let number = rand::random_range(1..=u32::MAX);
+        if !is_taken.query_row([number], |row| row.get(0))? {
+            return Ok(number);
+        }
+    }
 }
 
 /// The numbers of those hashes that have one, rising.

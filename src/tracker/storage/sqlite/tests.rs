@@ -9,6 +9,15 @@ async fn it_does_what_every_storage_does() {
 }
 
 #[tokio::test]
+async fn numbers_are_given_again_once_all_were_given() {
+    let storage = Sqlite::in_memory().unwrap();
+    let last = "INSERT INTO hash (id, hash) VALUES (4294967295, zeroblob(20))";
+    let used_up = storage.call(|connection| connection.execute(last, []).map_err(error_of));
+    assert_eq!(used_up.await, Ok(1));
+    conformance::check_used_up(&storage).await;
+}
+
+#[tokio::test]
 async fn what_is_kept_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tracker.db");

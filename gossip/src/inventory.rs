@@ -5,15 +5,16 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..8 | `PXINV1\0\0` |
+//! | 0..8 | `PXINV2\0\0` |
 //! | 8..16 | number of paths |
-//! | 16..24 | salt of the keyed hash that makes filter keys of path hashes |
+//! | 16..24 | salt: the first half of the key of the SipHash-1-3 that makes filter keys of path hashes |
 //! | 24..32 | seed of the filter |
 //! | 32..36 | segment length, a power of two |
 //! | 36..40 | number of fingerprints |
 //!
-//! Graf and Lemire, "Binary Fuse Filters: Fast and Smaller Than Xor Filters", 2022.
+//! The second half of that key are the first eight bytes. Graf and Lemire, "Binary Fuse Filters: Fast and Smaller Than Xor Filters", 2022.
 
+use siphasher::sip::SipHasher13;
 use thiserror::Error;
 use xorf::BinaryFuse16;
 
@@ -23,7 +24,7 @@ pub type PathHash = [u8; 20];
 /// The largest encoding that is read from a stranger, in bytes: about 3.5 million paths.
 pub const MAX_INVENTORY_SIZE: usize = 8 * 1024 * 1024;
 
-const MAGIC: [u8; 8] = *b"PXINV1\0\0";
+const MAGIC: [u8; 8] = *b"PXINV2\0\0";
 const HEADER: usize = 40;
 const MIN_SEGMENT: u32 = 4;
 const MAX_SEGMENT: u32 = 262_144;
@@ -189,14 +190,10 @@ impl Inventory {
     }
 }
 
-/// A filter key of a path hash: keyed, so that nobody can choose paths that collide everywhere.
+/// A filter key of a path hash: SipHash-1-3 under the salt, so that nobody can choose paths that
+/// collide everywhere. A lookup asks a thousand filters, each with a salt of its own.
 fn key(path: &PathHash, salt: u64) -> u64 {
-    let mut hasher = blake3::Hasher::new_derive_key("peerix inventory 1 path key");
-    hasher.update(&salt.to_le_bytes());
-    hasher.update(path);
-    let mut key = [0; 8];
-    hasher.finalize_xof().fill(&mut key);
-    u64::from_le_bytes(key)
+    SipHasher13::new_with_keys(salt, u64::from_le_bytes(MAGIC)).hash(path)
 }
 
 /// MurmurHash3's 64-bit finaliser over key and seed, as binary fuse filters have it.
@@ -293,7 +290,7 @@ mod tests {
             Err(InventoryError::Malformed)
         );
         let mut other = good.clone();
-        other[5] = b'2';
+        other[5] = b'1';
         assert_eq!(Inventory::from_bytes(&other), Err(InventoryError::Foreign));
         for (at, value) in [(32, 3u32), (32, 0), (32, 1 << 30), (36, 1), (36, u32::MAX)] {
             let mut bent = good.clone();

@@ -47,6 +47,9 @@ pub const PROBE_LEAST: Duration = Duration::from_secs(1);
 /// The longest such pause.
 pub const PROBE_MOST: Duration = Duration::from_secs(600);
 
+/// How long a connection for blobs is kept that nobody uses.
+pub const BLOB_CONNECTION_IDLE: Duration = Duration::from_secs(60);
+
 /// Deadlines missed in a row after which the swarm gives a peer's place to another.
 pub const MISSES_OF_THE_LOST: u32 = 3;
 

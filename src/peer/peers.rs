@@ -1,4 +1,5 @@
-//! The peers this machine knows, a kept connection to each, and what became of asking them.
+//! The peers this machine knows, a kept connection to each for lookups, those that blobs come over, and
+//! what became of asking them.
 //!
 //! Configuration and tickets call [`Peers::add`]; the local network, where anybody can claim to be
 //! anybody, calls [`Peers::add_found`], the swarm and trackers, of whose peers only some are kept
@@ -316,6 +317,7 @@ impl Peers {
         tokio::select! {
             () = gone.cancelled() => {}
             () = keep => {}
+            () = self.rest(&peer) => {}
         }
         peer.link.send_replace(Link::Down);
     }

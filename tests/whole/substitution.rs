@@ -1,11 +1,14 @@
 //! A real Nix installs paths out of another machine's store.
 
+use peerix::limits;
+
 use crate::support::{
     nix_store::{Key, NixStore, PathSpec, hash_part},
     peer::{Peer, PeerOptions, field, fields},
     shapes::{CHECKED_FIRST, add_closure, edge_shapes},
     text_of,
     tree::{Node, nix_base32, sha256},
+    wait_for, wait_within,
 };
 
 /// A store with a signed closure, and the peer that shares it.
@@ -39,6 +42,36 @@ fn a_closure_is_substituted_out_of_another_store() {
     for path in a.closure(&program) {
         assert_eq!(a.nar_hash(&path), b.nar_hash(&path));
     }
+}
+
+#[test]
+fn connections_that_blobs_came_over_are_let_go_of_a_minute_after_the_last() {
+    let key = Key::generate("sharer-1");
+    let (_a, sharer, program) = sharer(&key, 3, 300_000);
+    let b = NixStore::new();
+    let receiver = PeerOptions::new(&b)
+        .peer(&sharer)
+        .trust(&key.public)
+        .flag("swarm", "none")
+        .start();
+    let open = || {
+        let count = |what: &str| {
+            let name = format!("iroh_socket_num_conns_{what}_total");
+            receiver.metric(&name).expect("counted")
+        };
+        count("opened") - count("closed")
+    };
+    wait_for("the connection that is kept", || {
+        (receiver.connected_peers() == 1).then_some(())
+    });
+    let before = open();
+    b.substitute(&program, &[receiver.url()], &[&key.public]);
+    assert!(open() > before, "they came over no connection of their own");
+    let patience = 2 * limits::BLOB_CONNECTION_IDLE;
+    wait_within(patience, "they are let go of", || {
+        (open() <= before).then_some(())
+    });
+    assert_eq!(receiver.connected_peers(), 1);
 }
 
 #[test]

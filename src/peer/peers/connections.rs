@@ -1,4 +1,4 @@
-//! The connections that blobs come over: made when they are needed, and kept.
+//! The connections that blobs come over: made when they are needed, and kept for a while.
 
 use std::time::Instant;
 
@@ -7,13 +7,16 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
 use super::{BLOB_CONNECTIONS, ConnectFailure, Peer, Peers, lock, peer::Kept};
-use crate::peer::{
-    blobs::{BlobConnection, Frames},
-    score::Fault,
-    wire::{
-        self,
-        choice::{self, Wire},
-        decoder,
+use crate::{
+    limits,
+    peer::{
+        blobs::{BlobConnection, Frames},
+        score::Fault,
+        wire::{
+            self,
+            choice::{self, Wire},
+            decoder,
+        },
     },
 };
 
@@ -86,14 +89,30 @@ impl Peers {
         alpn: &[u8],
     ) -> Result<Connection, Fault> {
         let mut slot = kept[index % BLOB_CONNECTIONS].lock().await;
-        if let Some(connection) = slot.as_ref()
+        if let Some((connection, used)) = slot.as_mut()
             && connection.close_reason().is_none()
         {
+            *used = Instant::now();
             return Ok(connection.clone());
         }
         let connecting = self.connect(peer.id, alpn).await;
         let connection = connecting.map_err(ConnectFailure::fault)?;
-        *slot = Some(connection.clone());
+        *slot = Some((connection.clone(), Instant::now()));
         Ok(connection)
+    }
+
+    /// Lets go of the connections for blobs that nobody was given for a while, for ever: each would
+    /// send something every few seconds. Requests that are under way hold their own.
+    pub(super) async fn rest(&self, peer: &Peer) {
+        loop {
+            tokio::time::sleep(limits::BLOB_CONNECTION_IDLE / 2).await;
+            for slot in peer.blobs.iter().chain(&peer.framed) {
+                // One that is being made is no idle one.
+                let Ok(mut slot) = slot.try_lock() else {
+                    continue;
+                };
+                slot.take_if(|(_, used)| used.elapsed() >= limits::BLOB_CONNECTION_IDLE);
+            }
+        }
     }
 }

@@ -63,8 +63,8 @@ pub struct Peer {
     pub(super) gone: CancellationToken,
 }
 
-/// Connections on one ALPN that are made when they are needed.
-pub(super) type Kept = [tokio::sync::Mutex<Option<Connection>>; BLOB_CONNECTIONS];
+/// Connections on one ALPN that are made when they are needed, and when each was given out last.
+pub(super) type Kept = [tokio::sync::Mutex<Option<(Connection, Instant)>>; BLOB_CONNECTIONS];
 
 impl Peer {
     /// Counts a request for a blob: they take turns on the connections that are kept.

@@ -51,11 +51,9 @@ impl Directory {
         let mut found = Found::default();
         let mut others = Vec::new();
         for (hash, places) in held {
-            let holders = places
-                .iter()
-                .filter_map(|place| ranks.get(place as usize).copied());
-            let picked = pick(holders, &mut others, rng);
-            let indices: Vec<u32> = picked.filter_map(|rank| chosen.index_of(rank)).collect();
+            let mut indices = Vec::with_capacity(limits::HOLDERS_OF_ONE);
+            let picked = pick(places, &ranks, &mut others, rng);
+            indices.extend(picked.filter_map(|rank| chosen.index_of(rank)));
             if !indices.is_empty() {
                 found.found.insert(hash, indices);
             }
@@ -72,9 +70,11 @@ impl Directory {
     /// the place of each rank. Who can't be reached is [`NOBODY`].
     fn rank<'a>(&self, sets: impl Iterator<Item = &'a IdSet>) -> (Vec<u32>, Vec<u32>) {
         let mut counts = vec![0_u32; self.places.len()];
-        for place in sets.flat_map(IdSet::iter) {
-            if let Some(count) = counts.get_mut(place as usize) {
-                *count += 1;
+        for set in sets {
+            for place in set.iter() {
+                if let Some(count) = counts.get_mut(place as usize) {
+                    *count += 1;
+                }
             }
         }
         let counted = (0..).zip(&counts).filter(|(_, count)| **count > 0);
@@ -152,13 +152,15 @@ impl Chosen {
 /// what was asked for, so that few are enough; the others at random, so that not everybody asks the
 /// same. `others` is room to work in.
 fn pick(
-    ranks: impl Iterator<Item = u32>,
+    places: &IdSet,
+    ranks: &[u32],
     others: &mut Vec<u32>,
     rng: &mut impl Rng,
 ) -> impl Iterator<Item = u32> {
     let mut best = [NOBODY; BEST];
     others.clear();
-    for mut rank in ranks {
+    for place in places.iter() {
+        let mut rank = ranks.get(place as usize).copied().unwrap_or(NOBODY);
         if rank < best[BEST - 1] {
             for better in &mut best {
                 if rank < *better {

@@ -70,8 +70,13 @@ pub enum Event {
     Page(EndpointId, Option<Page>),
     /// A neighbour in the overlay is there.
     NeighbourUp(EndpointId),
-    /// A neighbour is gone.
-    NeighbourDown(EndpointId),
+    /// A neighbour is none any more.
+    NeighbourDown {
+        /// Who it was.
+        id: EndpointId,
+        /// Whether its connection ended; else it made room for another one.
+        is_lost: bool,
+    },
     /// Peers to join through: given by hand, which are kept, or remembered and found in other ways,
     /// of whom the latest are.
     Seeds {
@@ -195,9 +200,9 @@ impl Engine {
             }
             Event::Page(_, page) => self.take_page(page, now.at, &mut actions),
             Event::NeighbourUp(id) => self.neighbour_up(id, now.at),
-            Event::NeighbourDown(id) => {
+            Event::NeighbourDown { id, is_lost } => {
                 self.neighbours.retain(|neighbour| *neighbour != id);
-                self.membership.down(now.at);
+                self.membership.down(is_lost, self.neighbours.len(), now.at);
             }
             Event::Seeds { ids, by_hand } => self.seeds(ids, by_hand, &mut actions),
             Event::Lagged => self.catch_up.want(),

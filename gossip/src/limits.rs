@@ -177,8 +177,10 @@ pub const CATALOGUE_PAGES: usize = 64;
 /// Neighbours remembered at once; iroh-gossip keeps five.
 pub const NEIGHBOURS: usize = 64;
 
-/// Neighbours that iroh-gossip keeps, where there are so many peers.
-pub const ACTIVE_VIEW: usize = 5;
+/// With fewer neighbours than these, where there are so many peers, others are joined. iroh-gossip keeps
+/// five and looks for one in the place of who went; who joins puts another one out, which is not to join
+/// in turn.
+pub const FEW_NEIGHBOURS: usize = 3;
 
 /// Alone, a peer joins again after this long, doubling.
 pub const REJOIN_LEAST: Duration = Duration::from_secs(1);
@@ -284,6 +286,10 @@ pub const UNEXPLAINED_RATE: f64 = 4.0 * 1024.0;
 
 /// Bytes of that in reserve. iroh-gossip keeps eight times the bytes of false notices in memory.
 pub const UNEXPLAINED_BURST: f64 = 2.0 * 1024.0 * 1024.0;
+
+/// How long a connection is kept over which gossip says nothing, of a peer that is no neighbour: it
+/// answers others over connections of their own and ends none.
+pub const LINK_IDLE: Duration = Duration::from_secs(30);
 
 /// Connections of one peer on the gossip protocol that are watched.
 pub const LINKS_OF_A_PEER: usize = 8;

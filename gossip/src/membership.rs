@@ -20,18 +20,29 @@ impl Membership {
         self.tries = 0;
     }
 
-    /// A neighbour went; several at once look like a partition.
-    pub(crate) fn down(&mut self, now: Instant) {
-        self.losses
-            .retain(|at| now.saturating_duration_since(*at) < limits::UNREST_WINDOW);
-        if self.losses.len() < limits::NEIGHBOURS {
-            self.losses.push(now);
+    /// A neighbour went and so many are left. `is_lost`: its connection ended. Several of those at once
+    /// look like a partition; a neighbour whose connection stands only made room for another, and
+    /// gossip finds one in its stead.
+    pub(crate) fn down(&mut self, is_lost: bool, left: usize, now: Instant) {
+        if is_lost {
+            self.losses
+                .retain(|at| now.saturating_duration_since(*at) < limits::UNREST_WINDOW);
+            if self.losses.len() < limits::NEIGHBOURS {
+                self.losses.push(now);
+            }
+            if self.losses.len() > 1 {
+                self.unrest_until = Some(now + limits::UNREST);
+            }
+            self.tries = 0;
         }
-        if self.losses.len() > 1 {
-            self.unrest_until = Some(now + limits::UNREST);
-        }
-        self.tries = 0;
-        self.next = self.next.min(Some(now + limits::REJOIN_LEAST));
+        let soon = if is_lost || left == 0 {
+            limits::REJOIN_LEAST
+        } else if left < limits::FEW_NEIGHBOURS {
+            limits::REJOIN_SOON
+        } else {
+            return;
+        };
+        self.next = self.next.min(Some(now + soon));
     }
 
     /// Whether a partition may be over, or not yet.
@@ -52,12 +63,12 @@ impl Membership {
         } else if is_unrest {
             // Who is lost may be back at any time: no pause grows meanwhile.
             (1, limits::REJOIN_SOON)
-        } else if neighbours < limits::ACTIVE_VIEW.min(known) {
+        } else if neighbours < limits::FEW_NEIGHBOURS.min(known) {
             (1, backed_off(limits::REJOIN_SOON, limits::REJOIN_CALM))
         } else {
             (1, limits::REJOIN_RARELY)
         };
-        let is_calm = neighbours >= limits::ACTIVE_VIEW.min(known) && !is_unrest;
+        let is_calm = neighbours >= limits::FEW_NEIGHBOURS.min(known) && !is_unrest;
         let is_first = self.next.is_none();
         self.next = Some(now + wait);
         self.tries = self.tries.saturating_add(1);
@@ -107,15 +118,31 @@ mod tests {
         let mut membership = Membership::default();
         assert!(joins(&mut membership, start, 3600, 5) <= 12);
         let later = start + Duration::from_secs(3600);
-        membership.down(later);
+        membership.down(true, 4, later);
         assert!(
             joins(&mut membership, later, 60, 5) <= 1,
             "one loss is usual"
         );
         let later = later + Duration::from_secs(600);
-        membership.down(later);
-        membership.down(later);
+        membership.down(true, 4, later);
+        membership.down(true, 4, later);
         assert!(joins(&mut membership, later, 60, 5) >= 4);
+    }
+
+    #[test]
+    fn neighbours_that_make_room_for_others_are_no_partition_unless_few_are_left() {
+        let start = Instant::now();
+        let mut membership = Membership::default();
+        joins(&mut membership, start, 600, 5);
+        let later = start + Duration::from_secs(600);
+        for _ in 0..20 {
+            membership.down(false, 4, later);
+        }
+        assert!(!membership.is_unrest(later));
+        assert!(joins(&mut membership, later, 300, 4) <= 1);
+        let later = later + Duration::from_secs(300);
+        membership.down(false, 0, later);
+        assert!(joins(&mut membership, later, 5, 0) >= 1, "nobody is left");
     }
 
     #[test]
@@ -124,8 +151,8 @@ mod tests {
         let mut membership = Membership::default();
         joins(&mut membership, start, 600, 3);
         let later = start + Duration::from_secs(600);
-        membership.down(later);
-        membership.down(later + Duration::from_secs(5));
+        membership.down(true, 4, later);
+        membership.down(true, 1, later + Duration::from_secs(5));
         let soon = limits::REJOIN_SOON.as_secs();
         for ten_seconds in 1..limits::UNREST.as_secs() / soon {
             let from = later + Duration::from_secs(ten_seconds * soon);

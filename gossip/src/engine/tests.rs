@@ -316,7 +316,11 @@ fn after_a_partition_the_catalogue_of_who_comes_back_is_read() {
     }
     let parted = later(start, 60);
     for id in &ids[1..] {
-        engine.handle(Event::NeighbourDown(*id), parted);
+        let lost = Event::NeighbourDown {
+            id: *id,
+            is_lost: true,
+        };
+        engine.handle(lost, parted);
     }
     let back = later(start, 120);
     assert!(asked(&engine.handle(Event::Tick, back)).is_empty());

@@ -1,4 +1,5 @@
-//! The gossip connections of this endpoint: counted, cut when they flood, refused for a while then.
+//! The gossip connections of this endpoint: counted, cut when they flood, refused for a while then, and
+//! ended when nobody needs them.
 //!
 //! iroh-gossip keeps whatever its neighbours say they have, eight bytes for each byte received, and
 //! waits for a neighbour that does not read. It has no means against either; a connection's own
@@ -24,6 +25,7 @@ use rand::{Rng, seq::SliceRandom};
 use crate::{limits, pacing::Allowance};
 
 const REFUSED: u32 = 429;
+const IDLE: u32 = 0;
 
 /// Watches the gossip connections of an endpoint: to be given to its builder as hooks. Cheap to
 /// clone.
@@ -91,9 +93,25 @@ struct Link {
     sent_at_read: u64,
     reads: u64,
     unread: u64,
+    /// Parts of streams sent and received, and since when there are no more of them.
+    said: u64,
+    silent_since: Instant,
 }
 
 impl Link {
+    /// Whether gossip said nothing over it for long.
+    fn is_idle(&mut self, now: Instant) -> bool {
+        let Some(connection) = self.connection.upgrade() else {
+            return false;
+        };
+        let stats = connection.stats();
+        let said = stats.frame_rx.stream + stats.frame_tx.stream;
+        if said != self.said {
+            (self.said, self.silent_since) = (said, now);
+        }
+        now.saturating_duration_since(self.silent_since) > limits::LINK_IDLE
+    }
+
     /// Looks at the counters; returns the bytes received since the last look, or `None` when the
     /// connection is gone.
     fn look(&mut self) -> Option<u64> {
@@ -197,6 +215,33 @@ impl Links {
             .is_some_and(|until| now < *until)
     }
 
+    /// Whether a connection of `peer` is open.
+    pub(super) fn is_connected(&self, peer: &EndpointId) -> bool {
+        let is_open = |link: &Link| {
+            let connection = link.connection.upgrade();
+            connection.is_some_and(|connection| connection.close_reason().is_none())
+        };
+        let state = self.state();
+        let links = state.links.get(peer);
+        links.is_some_and(|peer| peer.connections.iter().any(is_open))
+    }
+
+    /// Ends the connections of peers that are no `neighbours` and to which nothing is said any more.
+    pub(super) fn rest(&self, neighbours: &[EndpointId], now: Instant) {
+        let mut state = self.state();
+        let others = state
+            .links
+            .iter_mut()
+            .filter(|(id, _)| !neighbours.contains(id));
+        for link in others.flat_map(|(_, peer)| &mut peer.connections) {
+            if link.is_idle(now)
+                && let Some(connection) = link.connection.upgrade()
+            {
+                connection.close(IDLE.into(), b"idle");
+            }
+        }
+    }
+
     /// Compares what came over each connection with `delivered`, the bytes that gossip delivered
     /// meanwhile in all.
     ///
@@ -243,6 +288,8 @@ impl Links {
                 sent_at_read: 0,
                 reads: 0,
                 unread: 0,
+                said: 0,
+                silent_since: now,
             });
         }
     }

@@ -61,7 +61,11 @@ pub(super) async fn run(swarm: Swarm, mut events: mpsc::Receiver<Event>) {
         let started = Instant::now();
         let end = live(&swarm, &gossip, &mut events).await;
         for neighbour in swarm.neighbours() {
-            perform(&swarm, Event::NeighbourDown(neighbour), None);
+            let lost = Event::NeighbourDown {
+                id: neighbour,
+                is_lost: true,
+            };
+            perform(&swarm, lost, None);
         }
         install(&swarm, None);
         drop(gossip);
@@ -168,6 +172,7 @@ async fn watch(
                 let moves = moved(gossip);
                 let is_all = moves != last && !std::mem::take(&mut lagged);
                 let looked = swarm.0.links.look(delivered, is_all, now);
+                swarm.0.links.rest(&swarm.neighbours(), now);
                 for flooder in looked.floods {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
@@ -204,7 +209,10 @@ async fn watch(
                 let Some(Ok(event)) = event else { return End::Stalled };
                 let event = match event {
                     GossipEvent::NeighborUp(id) => Event::NeighbourUp(id),
-                    GossipEvent::NeighborDown(id) => Event::NeighbourDown(id),
+                    GossipEvent::NeighborDown(id) => Event::NeighbourDown {
+                        id,
+                        is_lost: !swarm.0.links.is_connected(&id),
+                    },
                     GossipEvent::Lagged => {
                         lagged = true;
                         Event::Lagged

@@ -385,7 +385,8 @@ impl Engine {
     }
 
     fn neighbour_up(&mut self, id: EndpointId, now: Instant) {
-        let was_alone = self.neighbours.is_empty();
+        // With one or two it may have been beside the swarm, and missed what was said in it.
+        let was_aside = self.neighbours.len() < limits::FEW_NEIGHBOURS;
         if self.neighbours.len() < limits::NEIGHBOURS && !self.neighbours.contains(&id) {
             self.neighbours.push(id);
         }
@@ -393,7 +394,7 @@ impl Engine {
         self.announcer.hurry(&mut self.rng, now);
         // After a partition it knows what was said on its side, which nobody says again for a minute.
         let was_parted = self.membership.is_unrest(now);
-        if was_alone || was_parted || !self.index.contains(&id) {
+        if was_aside || was_parted || !self.index.contains(&id) {
             self.catch_up.want();
         }
         if was_parted {

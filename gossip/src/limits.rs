@@ -168,6 +168,9 @@ pub const CATALOGUE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole catalogue is asked for this often at the most.
 pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The same where it has one page.
+pub const CATCH_UP_SOON: Duration = Duration::from_secs(5);
+
 /// How long catching up takes at most: [`CATALOGUE_MEMORY`] at [`FETCH_RATE`].
 pub const CATCH_UP_MOST: Duration = Duration::from_secs(128);
 

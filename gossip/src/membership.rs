@@ -35,7 +35,7 @@ impl Membership {
             }
             self.tries = 0;
         }
-        let soon = if is_lost || left == 0 {
+        let soon = if is_lost || left <= 1 {
             limits::REJOIN_LEAST
         } else if left < limits::FEW_NEIGHBOURS {
             limits::REJOIN_SOON
@@ -141,8 +141,8 @@ mod tests {
         assert!(!membership.is_unrest(later));
         assert!(joins(&mut membership, later, 300, 4) <= 1);
         let later = later + Duration::from_secs(300);
-        membership.down(false, 0, later);
-        assert!(joins(&mut membership, later, 5, 0) >= 1, "nobody is left");
+        membership.down(false, 1, later);
+        assert!(joins(&mut membership, later, 5, 1) >= 1, "few are left");
     }
 
     #[test]

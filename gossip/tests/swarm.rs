@@ -19,7 +19,7 @@ mod loopback;
 #[path = "swarm/machine.rs"]
 mod machine;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hostile::path;
 use iroh_gossip::proto::TopicId;
@@ -50,6 +50,34 @@ async fn three_peers_know_what_the_others_have_and_forget_who_leaves() {
     for asker in [&a, &c] {
         until("who left is forgotten", || !asker.swarm.knows(&b.id())).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overlay_comes_to_rest_and_keeps_connections_between_neighbours_alone() {
+    let mut machines = vec![Machine::start("rest", &[]).await];
+    for _ in 1..12 {
+        machines.push(Machine::start("rest", &[&machines[0]]).await);
+    }
+    let neighbours = || -> Vec<Vec<_>> {
+        let of = |machine: &Machine| {
+            let mut ids = machine.swarm.neighbours();
+            ids.sort_unstable();
+            ids
+        };
+        machines.iter().map(of).collect()
+    };
+    let (mut last, mut since) = (neighbours(), Instant::now());
+    // Each shuffle of theirs, one a minute from each, is answered over a connection of its own.
+    within(Duration::from_secs(150), "all are at rest", || {
+        let now = neighbours();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        let others: usize = machines.iter().map(Machine::other_links).sum();
+        let alone = last.iter().filter(|of| of.is_empty()).count();
+        alone == 0 && since.elapsed() > Duration::from_secs(20) && others <= machines.len()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,8 @@ pub(super) struct CatchUp {
     /// Who was asked in the round before, where this one only looks what was hidden.
     before: Option<EndpointId>,
     pages: usize,
+    /// One of them had several pages.
+    is_long: bool,
     under_way: Option<Instant>,
     failures: u32,
     not_before: Option<Instant>,
@@ -89,6 +91,7 @@ impl CatchUp {
     /// The page that was asked for came, while there were so many neighbours.
     pub(super) fn took(&mut self, page: &Page, neighbours: usize, now: Instant) {
         self.pages += 1;
+        self.is_long |= self.pages > 1;
         // Where pages don't go forward, or over what they did not hold, their neighbour plays with us.
         let is_last_entry = |next: &[u8; 32]| {
             let mut authors = page.entries.iter().filter_map(|entry| {
@@ -105,6 +108,7 @@ impl CatchUp {
                 *self = Self {
                     wanted: true,
                     before: self.asked,
+                    is_long: self.is_long,
                     ..Self::default()
                 };
             }
@@ -114,9 +118,14 @@ impl CatchUp {
 
     /// Ends a round of asking; whether there is another after it.
     fn rest(&mut self, now: Instant, again: bool) {
+        let wait = if self.is_long || again {
+            limits::CATCH_UP_INTERVAL
+        } else {
+            limits::CATCH_UP_SOON
+        };
         *self = Self {
             wanted: again,
-            not_before: Some(now + limits::CATCH_UP_INTERVAL),
+            not_before: Some(now + wait),
             ..Self::default()
         };
     }

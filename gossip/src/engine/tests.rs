@@ -314,6 +314,13 @@ fn after_a_partition_the_catalogue_of_who_comes_back_is_read() {
         engine.handle(Event::NeighbourUp(*id), start);
         engine.handle(Event::Page(*id, Some(nobody.clone())), start);
     }
+    // Who had few neighbours at first asked again.
+    for second in 1..60 {
+        let now = later(start, second);
+        for id in asked(&engine.handle(Event::Tick, now)) {
+            engine.handle(Event::Page(id, Some(nobody.clone())), now);
+        }
+    }
     let parted = later(start, 60);
     for id in &ids[1..] {
         let lost = Event::NeighbourDown {

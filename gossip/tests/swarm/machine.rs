@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use super::{hostile::path, loopback::loopback};
 
 pub struct Machine {
+    name: String,
     pub swarm: Swarm,
     pub links: Links,
     pub addr: EndpointAddr,
@@ -133,6 +134,7 @@ impl Machine {
         drop(served);
         swarm.join(known.iter().map(|machine| machine.addr.clone()).collect());
         Self {
+            name: name.to_owned(),
             swarm,
             links,
             addr: endpoint.addr(),
@@ -166,6 +168,20 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Open connections on gossip's protocol with who is no neighbour.
+    pub fn other_links(&self) -> usize {
+        let neighbours = self.swarm.neighbours();
+        let alpn = peerix_gossip::gossip_alpn(&self.name);
+        let connections = self.wire.connections.lock().unwrap();
+        let open = connections.iter().filter_map(WeakConnectionHandle::upgrade);
+        open.filter(|connection| {
+            connection.close_reason().is_none()
+                && connection.alpn() == alpn
+                && !neighbours.contains(&connection.remote_id())
+        })
+        .count()
     }
 
     /// How many of its dials failed while it was parted.

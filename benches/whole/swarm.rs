@@ -23,6 +23,9 @@ const PEERS: usize = 30;
 /// Paths that each of them alone has.
 const PATHS: usize = 10;
 
+/// How long it has rested by then: connections that inventories came over are let go of in that time.
+const REST: Duration = Duration::from_secs(100);
+
 /// How long the traffic of an idle swarm is watched.
 const IDLE: Duration = Duration::from_secs(120);
 
@@ -63,6 +66,7 @@ fn measure(count: usize) {
     }
     let known_after = started.elapsed();
 
+    thread::sleep(REST);
     let before = loopback_bytes();
     thread::sleep(IDLE);
     let minutes = IDLE.as_secs_f64() / 60.0;

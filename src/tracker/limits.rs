@@ -67,6 +67,10 @@ pub const MAX_CIDS: usize = 10_000;
 /// Holders that a lookup names for one path.
 pub const HOLDERS_OF_ONE: usize = 8;
 
+/// Pairs of holder and path that a lookup looks at, some milliseconds' worth: of what a hundred thousand
+/// have, it names some of those who announced it first.
+pub const PAIRS_OF_A_LOOKUP: usize = 1_000_000;
+
 /// Holders that a lookup names in all.
 pub const HOLDERS_OF_ALL: usize = 256;
 

@@ -26,6 +26,9 @@ pub struct Sample {
 /// The rank of who is not named.
 const NOBODY: u32 = u32::MAX;
 
+/// Of a path that many have so many times as many are looked at as are considered: some can't be named.
+const LOOKED_AT: usize = 8;
+
 /// How many of the holders of a path are named because they have most of what was asked for.
 const BEST: usize = limits::HOLDERS_OF_ONE / 2;
 
@@ -33,6 +36,17 @@ impl Directory {
     /// Says who of a swarm has these paths: for each a few, those first that have most of them.
     #[must_use]
     pub fn lookup(&self, swarm: &str, hashes: &[PathHash], rng: &mut impl Rng) -> Found {
+        self.lookup_within(limits::PAIRS_OF_A_LOOKUP, swarm, hashes, rng)
+    }
+
+    /// The same from at most so many pairs of holder and path, or one of each path.
+    pub(super) fn lookup_within(
+        &self,
+        pairs: usize,
+        swarm: &str,
+        hashes: &[PathHash],
+        rng: &mut impl Rng,
+    ) -> Found {
         let Some(swarm) = self.swarm_numbers.get(swarm).copied() else {
             return Found::default();
         };
@@ -46,13 +60,27 @@ impl Directory {
                 Some((hash, path.of(swarm)?))
             })
             .collect();
-        let (ranks, ranked) = self.rank(held.iter().map(|(_, places)| *places));
+        let most = (pairs / held.len().max(1)).max(1);
+        // Where some are left out, it is not for those that can't be named.
+        let some_of = |places: &'_ IdSet| {
+            let is_all = places.as_bytes().len() <= most;
+            let looked_at = places.iter().take(most.saturating_mul(LOOKED_AT));
+            looked_at
+                .filter(move |place| is_all || self.endpoint_is_known(*place))
+                .take(most)
+                .collect::<Vec<u32>>()
+        };
+        let held: Vec<(PathHash, Vec<u32>)> = held
+            .into_iter()
+            .map(|(hash, places)| (hash, some_of(places)))
+            .collect();
+        let (ranks, ranked) = self.rank(held.iter().map(|(_, places)| places.as_slice()));
         let mut chosen = Chosen::of(ranked.len());
         let mut found = Found::default();
         let mut others = Vec::new();
         for (hash, places) in held {
             let mut indices = Vec::with_capacity(limits::HOLDERS_OF_ONE);
-            let picked = pick(places, &ranks, &mut others, rng);
+            let picked = pick(&places, &ranks, &mut others, rng);
             indices.extend(picked.filter_map(|rank| chosen.index_of(rank)));
             if !indices.is_empty() {
                 found.found.insert(hash, indices);
@@ -68,13 +96,11 @@ impl Directory {
 
     /// Ranks the holders of paths, those first that are in most sets: the rank of each place, and
     /// the place of each rank. Who can't be reached is [`NOBODY`].
-    fn rank<'a>(&self, sets: impl Iterator<Item = &'a IdSet>) -> (Vec<u32>, Vec<u32>) {
+    fn rank<'a>(&self, sets: impl Iterator<Item = &'a [u32]>) -> (Vec<u32>, Vec<u32>) {
         let mut counts = vec![0_u32; self.places.len()];
-        for set in sets {
-            for place in set.iter() {
-                if let Some(count) = counts.get_mut(place as usize) {
-                    *count += 1;
-                }
+        for place in sets.flatten() {
+            if let Some(count) = counts.get_mut(*place as usize) {
+                *count += 1;
             }
         }
         let counted = (0..).zip(&counts).filter(|(_, count)| **count > 0);
@@ -152,15 +178,15 @@ impl Chosen {
 /// what was asked for, so that few are enough; the others at random, so that not everybody asks the
 /// same. `others` is room to work in.
 fn pick(
-    places: &IdSet,
+    places: &[u32],
     ranks: &[u32],
     others: &mut Vec<u32>,
     rng: &mut impl Rng,
 ) -> impl Iterator<Item = u32> {
     let mut best = [NOBODY; BEST];
     others.clear();
-    for place in places.iter() {
-        let mut rank = ranks.get(place as usize).copied().unwrap_or(NOBODY);
+    for place in places {
+        let mut rank = ranks.get(*place as usize).copied().unwrap_or(NOBODY);
         if rank < best[BEST - 1] {
             for better in &mut best {
                 if rank < *better {

@@ -230,6 +230,32 @@ fn an_answer_names_few_who_have_much() {
 }
 
 #[test]
+fn a_lookup_looks_at_so_many_pairs_and_names_somebody_for_each_path() {
+    let mut directory = Directory::default();
+    let names = names(0..10);
+    // Those who announced it first can't be reached.
+    for id in 101..=105 {
+        let mut holding = holding(id, "a", 1, Some((0..10).collect()));
+        holding.holder.key = HolderKey::Older(format!("laptop-{id}"));
+        holding.holder.contact.endpoint = None;
+        directory.take(holding, &names);
+    }
+    for id in 1..=100 {
+        directory.take(holding(id, "a", 1, Some((0..10).collect())), &names);
+    }
+    let mut rng = ChaCha12Rng::seed_from_u64(1);
+    for (pairs, named) in [(1000, 100), (300, 30), (1, 1)] {
+        let mut peers = HashSet::new();
+        for _ in 0..200 {
+            let found = directory.lookup_within(pairs, "a", &asked(0..10), &mut rng);
+            assert_eq!(found.found.len(), 10);
+            peers.extend(found.peers.iter().map(|peer| peer.endpoint));
+        }
+        assert_eq!(peers.len(), named, "{pairs} pairs");
+    }
+}
+
+#[test]
 fn of_a_path_those_are_named_who_have_most_of_the_rest_and_some_others_by_chance() {
     let mut directory = Directory::default();
     let names = names(0..100);

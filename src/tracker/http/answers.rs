@@ -23,6 +23,9 @@ use crate::tracker::{limits, storage::StorageError};
 /// How often room is looked for again while there is none.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// How long an answer that is cut may take to give its share back before another one is.
+const CUT_EACH: Duration = Duration::from_millis(250);
+
 /// The room that there is for large answers.
 #[derive(Debug)]
 pub(super) struct Answers {
@@ -36,6 +39,7 @@ pub(super) struct Answers {
 struct UnderWay {
     next: u64,
     answers: BTreeMap<u64, OnItsWay>,
+    cut_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -197,13 +201,17 @@ impl UnderWay {
     }
 
     /// Cuts the answer that has its share for longest, if that is long enough.
-    fn cut_the_oldest(&self) {
+    fn cut_the_oldest(&mut self) {
+        if self.cut_at.is_some_and(|at| at.elapsed() < CUT_EACH) {
+            return;
+        }
         let is_old = |answer: &&OnItsWay| {
             let since = answer.since.map(|since| since.elapsed());
             since >= Some(limits::ANSWER_CUT_AFTER) && !answer.cut.is_cancelled()
         };
         if let Some(oldest) = self.answers.values().find(is_old) {
             oldest.cut.cancel();
+            self.cut_at = Some(Instant::now());
         }
     }
 }

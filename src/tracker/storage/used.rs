@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::tracker::id_set::IdSet;
 
 /// Numbers in a page.
-const PAGE: u32 = 1024;
+const PAGE: u32 = 256;
 
 /// A bit for each number, in pages: most sets have many numbers of one page after each other.
 #[derive(Default)]

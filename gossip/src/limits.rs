@@ -228,10 +228,6 @@ pub const WATCH_INTERVAL_LOUD: Duration = Duration::from_millis(20);
 /// Bytes from all of them between two looks after which the next ones come sooner.
 pub const LOUD: u64 = 64 * 1024;
 
-/// Bytes that a peer of gossip may have under way to us: half a megabyte a second where it is a
-/// quarter of a second away, and no more at a time than is kept of it with ease.
-pub const RECEIVE_WINDOW: u32 = 128 * 1024;
-
 /// Gossip that did not move for this long is started again: a neighbour that does not read stops
 /// all of it.
 pub const STALL: Duration = Duration::from_secs(8);
@@ -245,8 +241,9 @@ pub const RESTART_MOST: Duration = Duration::from_secs(60);
 /// How long a peer is refused that flooded.
 pub const BAN: Duration = Duration::from_secs(600);
 
-/// How long a peer is refused that may have been the one that did not read, doubling each time.
-pub const SUSPICION: Duration = Duration::from_secs(60);
+/// How long a peer is refused that may have been the one that did not read, doubling each time. One
+/// whose own gossip stands still for another's sake does not read either, and is started again soon.
+pub const SUSPICION: Duration = Duration::from_secs(10);
 
 /// Bytes sent to a peer that says nowhere that it read some of them: a reader does after a part of
 /// QUIC's window of 1.25 MB.
@@ -282,7 +279,10 @@ pub const EXPLAINED_MOST: u64 = 64 * 1024;
 
 /// Bytes that all may tell gossip beside what was delivered until it is started anew, which forgets
 /// what it kept of it: eight times as much, and a hash table that is to double soon.
-pub const CONTROL_MOST: u64 = 3584 * 1024;
+pub const CONTROL_MOST: f64 = 3584.0 * 1024.0;
+
+/// Bytes a second of that which are no notices: a quiet swarm's lists of peers.
+pub const CONTROL_RATE: f64 = 64.0;
 
 /// Bytes a second that a neighbour may send beside what it delivers: notices, pings, addresses.
 pub const UNEXPLAINED_RATE: f64 = 4.0 * 1024.0;
@@ -293,6 +293,9 @@ pub const UNEXPLAINED_BURST: f64 = 2.0 * 1024.0 * 1024.0;
 /// How long a connection is kept over which gossip says nothing, of a peer that is no neighbour: it
 /// answers others over connections of their own and ends none.
 pub const LINK_IDLE: Duration = Duration::from_secs(30);
+
+/// Peers whose connections are counted, or were and left a debt.
+pub const LINKS: usize = 4096;
 
 /// Connections of one peer on the gossip protocol that are watched.
 pub const LINKS_OF_A_PEER: usize = 8;

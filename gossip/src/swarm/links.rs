@@ -25,7 +25,7 @@ use rand::{Rng, seq::SliceRandom};
 use crate::{limits, pacing::Allowance};
 
 const REFUSED: u32 = 429;
-const IDLE: u32 = 0;
+const OVER: u32 = 0;
 
 /// Watches the gossip connections of an endpoint: to be given to its builder as hooks. Cheap to
 /// clone.
@@ -163,7 +163,7 @@ impl Links {
                 link.look();
             }
             let unread = peer.connections.iter().map(|link| link.unread).max();
-            peers.push((unread.unwrap_or(0), *id));
+            peers.extend(unread.map(|unread| (unread, *id)));
         }
         let half = peers.len().div_ceil(2);
         peers.shuffle(rng);
@@ -195,14 +195,33 @@ impl Links {
         if state.banned.len() >= limits::BANS {
             state.banned.retain(|_, until| *until > now);
         }
-        if state.banned.len() < limits::BANS {
-            state.banned.insert(peer, until);
+        let is_banned = state.banned.contains_key(&peer);
+        if is_banned || state.banned.len() < limits::BANS {
+            let known = state.banned.entry(peer).or_insert(until);
+            *known = until.max(*known);
         }
-        let cut = state.links.remove(&peer);
+        // What it owes stays: connecting anew pays nothing.
+        let cut = state.links.get_mut(&peer);
+        let cut = cut.map(|peer| std::mem::take(&mut peer.connections));
         drop(state);
-        for link in cut.into_iter().flat_map(|peer| peer.connections) {
+        for link in cut.into_iter().flatten() {
             if let Some(connection) = link.connection.upgrade() {
                 connection.close(REFUSED.into(), b"flood");
+            }
+        }
+    }
+
+    /// Ends all connections: who is at their other ends waits for nothing from a gossip that is gone.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        let peers = state.links.values_mut();
+        let links: Vec<Link> = peers
+            .flat_map(|peer| std::mem::take(&mut peer.connections))
+            .collect();
+        drop(state);
+        for link in links {
+            if let Some(connection) = link.connection.upgrade() {
+                connection.close(OVER.into(), b"restart");
             }
         }
     }
@@ -237,7 +256,7 @@ impl Links {
             if link.is_idle(now)
                 && let Some(connection) = link.connection.upgrade()
             {
-                connection.close(IDLE.into(), b"idle");
+                connection.close(OVER.into(), b"idle");
             }
         }
     }
@@ -262,11 +281,15 @@ impl Links {
             if is_all {
                 peer.charge(received, delivered, now);
             }
-            if peer.unexplained.left(now) < 0.0 {
+            let left = peer.unexplained.left(now);
+            if left < 0.0 && !peer.connections.is_empty() {
                 looked.floods.push(*id);
             }
-            !peer.connections.is_empty()
+            !peer.connections.is_empty() || left < limits::UNEXPLAINED_BURST
         });
+        if state.links.len() > limits::LINKS {
+            state.links.retain(|_, peer| !peer.connections.is_empty());
+        }
         looked
     }
 
@@ -281,7 +304,6 @@ impl Links {
             .entry(connection.remote_id())
             .or_insert_with(|| Peer::new(now));
         if peer.connections.len() < limits::LINKS_OF_A_PEER {
-            connection.set_receive_window(limits::RECEIVE_WINDOW.into());
             peer.connections.push(Link {
                 connection: connection.weak_handle(),
                 received: 0,

@@ -32,6 +32,7 @@ use crate::{
     index::{Wanted, blob_of},
     inventory::Inventory,
     limits,
+    pacing::Allowance,
 };
 
 /// What gossip is told.
@@ -72,12 +73,14 @@ pub(super) async fn run(swarm: Swarm, mut events: mpsc::Receiver<Event>) {
         if end == End::Stopped {
             return;
         }
+        swarm.0.links.end();
         let restarts = swarm.0.restarts.fetch_add(1, Ordering::Relaxed) + 1;
         match end {
             End::Full => debug!(restarts, "gossip was told of too much: it is started again"),
             _ => warn!(restarts, "gossip did not move: it is started again"),
         }
-        if started.elapsed() > limits::UNREST {
+        // What it was told of is forgotten: a pause that grows would keep us from the swarm for nothing.
+        if end == End::Full || started.elapsed() > limits::UNREST {
             wait = limits::RESTART_LEAST;
         }
         tokio::select! {
@@ -159,7 +162,7 @@ async fn watch(
     let delivered = Arc::new(AtomicU64::new(0));
     let mut still_since = Instant::now();
     let mut last = moved(gossip);
-    let mut kept = Kept::default();
+    let mut kept = Kept::new(Instant::now());
     let mut loud_until = Instant::now();
     let mut lagged = false;
     loop {
@@ -177,7 +180,8 @@ async fn watch(
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
                 }
-                if kept.after(gossip.metrics().msgs_ctrl_recv_size.get(), delivered) > limits::CONTROL_MOST {
+                let told = gossip.metrics().msgs_ctrl_recv_size.get();
+                if kept.is_too_much(told, delivered, now) {
                     return End::Full;
                 }
                 if looked.received > limits::LOUD {
@@ -233,23 +237,30 @@ async fn watch(
     }
 }
 
-/// Bytes of what gossip was told beside the messages themselves, most of it notices of messages, that
-/// no message explained: it keeps those for good.
-#[derive(Debug, Default)]
+/// What gossip may still be told beside the messages themselves, most of it notices of messages, that
+/// no message explains: it keeps those for good.
+#[derive(Debug)]
 struct Kept {
     /// Bytes of control messages that gossip had read at the last look.
     told: u64,
-    kept: u64,
+    left: Allowance,
 }
 
 impl Kept {
+    fn new(now: Instant) -> Self {
+        Self {
+            told: 0,
+            left: Allowance::new(limits::CONTROL_RATE, limits::CONTROL_MOST, now),
+        }
+    }
+
     /// Counts what came until gossip had read `told` bytes of control messages and delivered so many
-    /// bytes of others since the last look; returns how much is kept.
-    fn after(&mut self, told: u64, delivered: u64) -> u64 {
+    /// bytes of others since the last look; whether it keeps too much.
+    fn is_too_much(&mut self, told: u64, delivered: u64, now: Instant) -> bool {
         let new = told.saturating_sub(self.told);
         self.told = told;
-        self.kept = self.kept.saturating_add(new).saturating_sub(delivered);
-        self.kept
+        self.left.take(new as f64 - delivered as f64, now);
+        self.left.left(now) < 0.0
     }
 }
 
@@ -407,15 +418,22 @@ mod tests {
 
     #[test]
     fn what_gossip_was_told_is_kept_but_for_what_messages_explain() {
-        let mut kept = Kept::default();
-        // An honest minute: notices of messages that come, and lists of peers.
-        for minute in 1..10_000 {
-            assert!(kept.after(minute * 1000, 2000) < limits::CONTROL_MOST);
+        let start = Instant::now();
+        let mut kept = Kept::new(start);
+        // A quiet day: notices of messages that come, and lists of peers.
+        let mut told = 0;
+        for minute in 0..24 * 60 {
+            let now = start + Duration::from_secs(minute * 60);
+            told += 6000;
+            assert!(!kept.is_too_much(told, 0, now));
+            told += 1000;
+            assert!(!kept.is_too_much(told, 4000, now));
         }
         // Messages that came are no credit for what comes later.
-        let more = limits::CONTROL_MOST / 2;
-        assert_eq!(kept.after(10_000_000 + more, 0), more + 1000);
-        assert!(kept.after(10_000_000 + 2 * more, 1001) < limits::CONTROL_MOST);
-        assert!(kept.after(10_000_000 + 3 * more, 0) > limits::CONTROL_MOST);
+        let now = start + Duration::from_secs(24 * 3600);
+        let most = limits::CONTROL_MOST as u64;
+        assert!(!kept.is_too_much(told + most / 2, 0, now));
+        assert!(!kept.is_too_much(told + most - 10_000, 0, now));
+        assert!(kept.is_too_much(told + most + 10_000, 0, now));
     }
 }

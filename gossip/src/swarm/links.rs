@@ -99,6 +99,12 @@ struct Link {
 }
 
 impl Link {
+    fn close(&self, code: u32, reason: &[u8]) {
+        if let Some(connection) = self.connection.upgrade() {
+            connection.close(code.into(), reason);
+        }
+    }
+
     /// Whether gossip said nothing over it for long.
     fn is_idle(&mut self, now: Instant) -> bool {
         let Some(connection) = self.connection.upgrade() else {
@@ -150,7 +156,23 @@ impl Links {
 
     /// Cuts a peer off and refuses it for so long.
     pub(super) fn cut(&self, peer: EndpointId, time: Duration, now: Instant) {
-        self.refuse(peer, now + time, now);
+        let until = now + time;
+        let mut state = self.state();
+        if state.banned.len() >= limits::BANS {
+            state.banned.retain(|_, until| *until > now);
+        }
+        let is_banned = state.banned.contains_key(&peer);
+        if is_banned || state.banned.len() < limits::BANS {
+            let known = state.banned.entry(peer).or_insert(until);
+            *known = until.max(*known);
+        }
+        // What it owes stays: connecting anew pays nothing.
+        let cut = state.links.get_mut(&peer);
+        let cut = cut.map(|peer| std::mem::take(&mut peer.connections));
+        drop(state);
+        for link in cut.into_iter().flatten() {
+            link.close(REFUSED, b"flood");
+        }
     }
 
     /// Gossip does not move: cuts off who does not seem to read, and where nobody stands out half
@@ -178,36 +200,15 @@ impl Links {
         if state.suspected.len() >= limits::BANS {
             state.suspected.clear();
         }
-        let mut until = Vec::new();
+        let mut cuts = Vec::new();
         for (_, id) in peers {
             let times = state.suspected.entry(id).or_default();
             *times = times.saturating_add(1);
-            until.push((id, now + limits::SUSPICION * (1 << (*times - 1).min(6))));
+            cuts.push((id, limits::SUSPICION * (1 << (*times - 1).min(6))));
         }
         drop(state);
-        for (id, until) in until {
-            self.refuse(id, until, now);
-        }
-    }
-
-    fn refuse(&self, peer: EndpointId, until: Instant, now: Instant) {
-        let mut state = self.state();
-        if state.banned.len() >= limits::BANS {
-            state.banned.retain(|_, until| *until > now);
-        }
-        let is_banned = state.banned.contains_key(&peer);
-        if is_banned || state.banned.len() < limits::BANS {
-            let known = state.banned.entry(peer).or_insert(until);
-            *known = until.max(*known);
-        }
-        // What it owes stays: connecting anew pays nothing.
-        let cut = state.links.get_mut(&peer);
-        let cut = cut.map(|peer| std::mem::take(&mut peer.connections));
-        drop(state);
-        for link in cut.into_iter().flatten() {
-            if let Some(connection) = link.connection.upgrade() {
-                connection.close(REFUSED.into(), b"flood");
-            }
+        for (id, time) in cuts {
+            self.cut(id, time, now);
         }
     }
 
@@ -220,9 +221,7 @@ impl Links {
             .collect();
         drop(state);
         for link in links {
-            if let Some(connection) = link.connection.upgrade() {
-                connection.close(OVER.into(), b"restart");
-            }
+            link.close(OVER, b"restart");
         }
     }
 
@@ -253,10 +252,8 @@ impl Links {
             .iter_mut()
             .filter(|(id, _)| !neighbours.contains(id));
         for link in others.flat_map(|(_, peer)| &mut peer.connections) {
-            if link.is_idle(now)
-                && let Some(connection) = link.connection.upgrade()
-            {
-                connection.close(OVER.into(), b"idle");
+            if link.is_idle(now) {
+                link.close(OVER, b"idle");
             }
         }
     }

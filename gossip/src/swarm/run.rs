@@ -175,7 +175,6 @@ async fn watch(
                 let moves = moved(gossip);
                 let is_all = moves != last && !std::mem::take(&mut lagged);
                 let looked = swarm.0.links.look(delivered, is_all, now);
-                swarm.0.links.rest(&swarm.neighbours(), now);
                 for flooder in looked.floods {
                     debug!(peer = %flooder.fmt_short(), "a neighbour sends far more than it delivers");
                     swarm.0.links.ban(flooder, now);
@@ -204,6 +203,7 @@ async fn watch(
                 // Something to do for gossip, so that it moves if it can.
                 let _ = tell.try_send(Tell::Join(Vec::new()));
                 perform(swarm, Event::Tick, Some(tell));
+                swarm.0.links.rest(&swarm.neighbours(), Instant::now());
             }
             Some(event) = events.recv() => perform(swarm, event, Some(tell)),
             Some(addr) = addresses.next() => {
